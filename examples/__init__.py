@@ -1,0 +1,1 @@
+"""Examples: workflows with their components, each a folder that runs by itself."""

@@ -1,0 +1,46 @@
+"""Time as a parameter: whoever needs the time is given a `Clock`, so tests can move it.
+
+All times inside are UTC microseconds since 1970 as integers (`…_us`); the public API shows aware `datetime`s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SECOND_US = 1_000_000
+
+
+class Clock(Protocol):
+    """Tells the time and lets it pass. `SystemClock` in production, `openagents_json.testing.FakeClock` in tests."""
+
+    def now_us(self) -> int:
+        """UTC microseconds since 1970."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`; at once if that is not positive."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(seconds, 0.0))
+
+
+def as_datetime(at_us: int) -> datetime:
+    """An aware UTC datetime of microseconds since 1970, exact to the microsecond."""
+    return EPOCH + timedelta(microseconds=at_us)
+
+
+def as_microseconds(at: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime. `ValueError` for a naive one: its instant is unknown."""
+    if at.tzinfo is None:
+        raise ValueError(f"{at.isoformat()} has no time zone; pass an aware datetime, for example datetime.now(UTC)")
+    return (at - EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,199 @@
+"""What a component is told about its attempt, and the way it talks back: `StepContext`.
+
+A component receives one by annotating a parameter with `StepContext`. The engine makes one for each attempt and calls
+`cancel` on it; everything else is for the component.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, MutableMapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from openagents_json.clock import Clock, SystemClock, as_datetime
+
+PROGRESS_INTERVAL_US = 50_000
+MESSAGE_CHARACTERS = 500
+
+ReportProgress: TypeAlias = Callable[[float, str], None]
+
+_LOGGER = logging.getLogger("openagents_json.step")
+_SYSTEM_CLOCK = SystemClock()
+_lock = (
+    threading.Lock()
+)  # guards the waiters and the progress gate of every context: held for nanoseconds, rarely taken
+
+if TYPE_CHECKING:
+    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _LoggerAdapter = logging.LoggerAdapter
+
+
+class StepLogger(_LoggerAdapter):
+    """The logger of one attempt: adds `job_id`, `step` and `attempt` to whatever `extra` a call brings."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(kwargs.get("extra") or {}), **(self.extra or {})}
+        return msg, kwargs
+
+
+def _ignore(fraction: float, message: str) -> None:
+    pass
+
+
+class StepContext:
+    """One attempt of a step, seen from inside the component. Everything here may be used from any thread.
+
+    - `job_id`, `workflow_id`; `step` is the path of the step run, such as `clauses[3].score`; `attempt` counts from 1.
+    - `idempotency_key` is the same in all attempts of a step run: hand it to services that accept one.
+    - `fencing_token` rises with every attempt of the job: a service that remembers the highest can refuse a late one.
+    - `deadline` is when the attempt times out (aware UTC), None if it has no timeout.
+    """
+
+    __slots__ = (
+        "_cancel_reason",
+        "_clock",
+        "_deadline_us",
+        "_logger",
+        "_report",
+        "_reported",
+        "_waiters",
+        "attempt",
+        "fencing_token",
+        "idempotency_key",
+        "job_id",
+        "step",
+        "workflow_id",
+    )
+
+    def __init__(
+        self,
+        job_id: str,
+        workflow_id: str,
+        step: str,
+        attempt: int,
+        idempotency_key: str,
+        fencing_token: int,
+        *,
+        deadline_us: int | None = None,
+        report: ReportProgress = _ignore,
+        clock: Clock = _SYSTEM_CLOCK,
+    ) -> None:
+        self.job_id = job_id
+        self.workflow_id = workflow_id
+        self.step = step
+        self.attempt = attempt
+        self.idempotency_key = idempotency_key
+        self.fencing_token = fencing_token
+        self._deadline_us = deadline_us
+        self._report = report  # called in the thread that reports
+        self._clock = clock
+        # Written once, by the first cancel; read by anybody without the lock. None: not cancelled.
+        self._cancel_reason: str | None = None
+        # Futures of coroutines in wait_cancelled; under _lock. None: nobody waits.
+        self._waiters: list[asyncio.Future[None]] | None = None
+        # The last progress handed on, as (when in µs, fraction); under _lock. None: nothing yet.
+        self._reported: tuple[int, float] | None = None
+        self._logger: StepLogger | None = None  # made by the first reader; a second one made meanwhile is its equal
+
+    @classmethod
+    def for_tests(cls, **changes: Any) -> StepContext:
+        """A context with plausible values, for calling a component in a test; keywords replace any of them."""
+        values: dict[str, Any] = {
+            "job_id": "00000000-0000-7000-8000-000000000000",
+            "workflow_id": "test",
+            "step": "step",
+            "attempt": 1,
+            "idempotency_key": "test-key",
+            "fencing_token": 1,
+        }
+        return cls(**(values | changes))
+
+    def __repr__(self) -> str:
+        return f"<StepContext {self.step} of job {self.job_id}, attempt {self.attempt}>"
+
+    @property
+    def deadline(self) -> datetime | None:
+        return None if self._deadline_us is None else as_datetime(self._deadline_us)
+
+    @property
+    def logger(self) -> StepLogger:
+        """A logger (`openagents_json.step`) whose records carry `job_id`, `step` and `attempt`."""
+        if self._logger is None:
+            fields = {"job_id": self.job_id, "step": self.step, "attempt": self.attempt}
+            self._logger = StepLogger(_LOGGER, fields)
+        return self._logger
+
+    # ── cancellation ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this attempt should stop. Long sync code asks now and then; a coroutine gets `CancelledError`."""
+        return self._cancel_reason is not None
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """Who or what asked: `user`, `timeout`, `shutdown`, `lost lease`; None while nobody did."""
+        return self._cancel_reason
+
+    def cancel(self, reason: str) -> None:
+        """Tell the component to stop. For the engine; from any thread. A second call changes nothing."""
+        with _lock:
+            if self._cancel_reason is not None:
+                return
+            self._cancel_reason = reason
+            waiters, self._waiters = self._waiters or [], None
+        for waiter in waiters:
+            try:
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+            except RuntimeError:  # the waiter's loop was closed meanwhile: nobody waits there any more
+                continue
+
+    async def wait_cancelled(self) -> None:
+        """Return when this attempt is cancelled; at once if it is already."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with _lock:
+            if self._cancel_reason is not None:
+                return
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            with _lock:
+                if self._waiters is not None and waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    # ── progress and time ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Report how far this attempt is: `fraction` from 0 to 1, `message` of at most 500 characters (cut there).
+
+        Reports that follow another within 50 ms are dropped, except the first with fraction 1. `ValueError` for a
+        fraction outside 0…1.
+        """
+        if not 0 <= fraction <= 1:  # refuses NaN too
+            raise ValueError(f"progress goes from 0 to 1, not {fraction!r}")
+        now_us = self._clock.now_us()
+        with _lock:
+            if self._reported is not None:
+                last_us, last = self._reported
+                # A clock that was set back counts as time passed: better one report more than an hour of silence.
+                too_soon = 0 <= now_us - last_us < PROGRESS_INTERVAL_US
+                if too_soon and not (fraction == 1 and last < 1):
+                    return
+            self._reported = now_us, fraction
+        self._report(float(fraction), message[:MESSAGE_CHARACTERS])
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep by the job's clock, which tests can move. Cancelling the attempt ends it with `CancelledError`."""
+        await self._clock.sleep(seconds)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():  # a waiter that was cancelled meanwhile is done
+        waiter.set_result(None)

@@ -1,0 +1,80 @@
+"""Events: the lines of a job's history. Numbered 1…n per job without gaps; the final one is the last.
+
+Only the machine constructs events; stores and readers get them through `decode_events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from openagents_json.clock import as_datetime
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that happened to a job. `data` depends on `type`: see `EVENT_TYPES`."""
+
+    number: int
+    type: str
+    at_us: int
+    data: dict[str, Any]
+
+    @property
+    def at(self) -> datetime:
+        """When, as an aware UTC datetime."""
+        return as_datetime(self.at_us)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as plain JSON: number, type, at (ISO 8601), data."""
+        return {"number": self.number, "type": self.type, "at": self.at.isoformat(), "data": self.data}
+
+
+# type → (when it is recorded, the keys of its data). A key that ends in ? may be absent. The docs show this table.
+EVENT_TYPES: dict[str, tuple[str, str]] = {
+    "job.created": (
+        "the job is accepted",
+        "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key?",
+    ),
+    "job.queued": ("it wants a worker", "reason"),
+    "job.started": ("a worker takes it for the first time", "worker epoch"),
+    "job.continued": ("a worker takes it again", "worker epoch"),
+    "job.pause_requested": ("somebody asked for a pause", "by reason"),
+    "job.pause_withdrawn": ("resume came before the pause was effective", "by reason"),
+    "job.paused": ("nothing of it runs any more", ""),
+    "job.resumed": ("somebody resumed a paused job", "by reason"),
+    "job.cancel_requested": ("somebody asked to cancel", "by reason force"),
+    "job.priority_changed": ("its priority was changed", "priority was by reason"),
+    "job.waiting": ("all that is left waits for a time; the worker lets go of it", "until_us"),
+    "job.worker_lost": ("the worker that held it is dead", "worker deaths"),
+    "job.finally_started": ("the outcome is decided and the finally steps begin", "outcome outputs? error?"),
+    "job.completed": ("final: all went well", "outputs?"),
+    "job.failed": ("final: a step failed for good", "error"),
+    "job.cancelled": ("final: cancelled on request", "by reason force"),
+    "attempt.started": (
+        "recorded before the component is called; its number is the fencing token",
+        "path attempt key component inputs? refs?",
+    ),
+    "attempt.failed": ("the attempt raised or ran out of time", "path attempt error retry_at_us? abandoned?"),
+    "attempt.cancelled": ("the attempt was told to stop and has ended", "path attempt reason abandoned?"),
+    "attempt.lost": ("the attempt ended with its worker; what it did is unknown", "path attempt reason abandoned?"),
+    "step.completed": ("the step ended well; its output is recorded and never changes", "path attempt? output?"),
+    "step.failed": ("the step failed for good", "path error"),
+    "step.skipped": ("its condition was false", "path"),
+    "step.cancelled": ("the step was stopped with its scope", "path"),
+    "step.expanded": ("a foreach knows its items", "path count items?"),
+}
+
+_decoder = msgspec.json.Decoder(list[Event])
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """Events as JSON: an array of [number, type, at_us, data]."""
+    return msgspec.json.encode(events)
+
+
+def decode_events(data: bytes | str) -> list[Event]:
+    """The reverse of `encode_events`."""
+    return _decoder.decode(data)

@@ -1,0 +1,141 @@
+"""What a job is, as users see it: statuses, priorities and the frozen copies that the manager hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+# One error in a record: {"type": "http.429", "message", "step", "attempt", "retryable", "details"}.
+ErrorInfo = dict[str, Any]
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. Requests (pause, cancel) are marks beside it: the status changes when it is true."""
+
+    CREATED = "CREATED"  # accepted, not started; nobody holds it. Left by start (or start_at), cancel, delete.
+    QUEUED = "QUEUED"  # wants a worker, may have run before. A worker's claim takes it out; so do pause and cancel.
+    RUNNING = "RUNNING"  # exactly one live worker holds it. Left by finish, wait, pause, cancel, or a lost worker.
+    WAITING = "WAITING"  # all that is left waits for a time. Nobody holds it; due time puts it back to QUEUED.
+    PAUSED = "PAUSED"  # nothing of it runs and nothing will until resume puts it back to QUEUED.
+    COMPLETED = "COMPLETED"  # final: the steps ended well and the outputs are recorded.
+    FAILED = "FAILED"  # final: a step failed for good.
+    CANCELLED = "CANCELLED"  # final: cancelled on request.
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class JobPriority(StrEnum):
+    """How urgent a job is. Stored as `rank`; a waiting job gains one rank per `aging_s` of its store."""
+
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+    CRITICAL = "CRITICAL"
+
+    @property
+    def rank(self) -> int:
+        return _RANKS[self]
+
+    @classmethod
+    def of_rank(cls, rank: int) -> JobPriority:
+        return _BY_RANK[rank]
+
+
+_RANKS = {JobPriority.LOW: 0, JobPriority.MEDIUM: 1, JobPriority.HIGH: 2, JobPriority.CRITICAL: 3}
+_BY_RANK = {rank: priority for priority, rank in _RANKS.items()}
+
+
+class StepStatus(StrEnum):
+    """Where one step run stands."""
+
+    PENDING = "PENDING"  # what it waits for has ended; it waits for a slot
+    RUNNING = "RUNNING"  # an attempt is on, or nested steps are
+    RETRYING = "RETRYING"  # the last attempt did not succeed; the next one has a due time
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"  # its condition was false; its output is null
+    CANCELLED = "CANCELLED"  # stopped with its scope or its job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSummary:
+    """What a listing shows of a job: its row, without inputs, outputs and steps. Times are aware UTC."""
+
+    id: str
+    workflow_id: str
+    version: str
+    status: JobStatus
+    priority: JobPriority
+    created_at: datetime
+    queued_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    start_at: datetime | None
+    wake_at: datetime | None
+    progress: float
+    current_step: str | None
+    error_type: str | None
+    error_message: str | None
+    abandoned: int  # threads of the job that could not be stopped and still run
+    pause_requested: bool
+    cancel_requested: bool
+    events: int  # number of the last event
+    idempotency_key: str | None
+    tags: tuple[str, ...]
+
+    @property
+    def display_status(self) -> str:
+        """The status as people should read it: `CANCELLED (1 thread still runs)` while that is so."""
+        if not self.abandoned:
+            return str(self.status)
+        still = "1 thread still runs" if self.abandoned == 1 else f"{self.abandoned} threads still run"
+        return f"{self.status} ({still})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A frozen copy of a whole job.
+
+    `steps` maps step paths (`clauses[3].score`) to {"status", "attempt", "started_at", "completed_at", "error",
+    "output"}; `errors` holds every error that ended the job or a `finally` step, in the order they happened.
+    """
+
+    id: str
+    workflow_id: str
+    version: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    status: JobStatus
+    priority: JobPriority
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    current_step: str | None
+    progress: float
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    errors: tuple[ErrorInfo, ...] = ()
+    abandoned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing. `cursor` asks for the next one; None at the end."""
+
+    jobs: tuple[JobSummary, ...]
+    cursor: str | None
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Any:
+        return iter(self.jobs)

@@ -1,0 +1,209 @@
+-- Every statement of the SQLite store, by name, with one sentence each. A statement that changes a status or a lease
+-- names what it expects.
+
+-- name: meta_get
+-- A setting that belongs to the store.
+SELECT value FROM meta WHERE name = ?;
+
+-- name: meta_put
+-- Set it.
+INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: definition_put
+-- A document is stored once per content.
+INSERT INTO definitions (hash, workflow_id, version, document) VALUES (?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING;
+
+-- name: definition_get
+-- The document of a content hash.
+SELECT document FROM definitions WHERE hash = ?;
+
+-- name: next_key
+-- The key of the next job; stable within the transaction, which is the only writer.
+SELECT coalesce(max(key), 0) + 1 FROM jobs;
+
+-- name: job_put
+-- Accept a job; a repeated create with the same id changes nothing.
+INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us, queued_us,
+                  due_us, idempotency_key, body_hash, tags)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+
+-- name: job_with_idempotency_key
+-- The job that used this key before.
+SELECT id, body_hash FROM jobs WHERE workflow_id = ? AND idempotency_key = ?;
+
+-- name: history_put
+-- Append the events of a commit.
+INSERT INTO history (job, first, last, events) VALUES (?, ?, ?, ?);
+
+-- name: history_after
+-- The rows that hold events above a number, in order.
+SELECT events FROM history WHERE job = ? AND last > ? ORDER BY first;
+
+-- name: history_after_by_id
+-- The same for readers that know the id only, a bounded number of rows.
+SELECT events FROM history
+WHERE job = (SELECT key FROM jobs WHERE id = ?) AND first >= ? AND last > ? ORDER BY first LIMIT ?;
+
+-- name: history_row_of
+-- Where the row begins that holds a given event.
+SELECT max(first) FROM history WHERE job = (SELECT key FROM jobs WHERE id = ?) AND first <= ?;
+
+-- name: claimable
+-- The queue: jobs that nobody holds, by virtual arrival time.
+SELECT key FROM jobs WHERE status = 'QUEUED' AND owner IS NULL ORDER BY sort_at, key LIMIT ?;
+
+-- name: due
+-- Jobs that nobody holds and whose timer is due.
+SELECT key FROM jobs WHERE due_us IS NOT NULL AND due_us <= ? AND owner IS NULL ORDER BY due_us LIMIT ?;
+
+-- name: next_due
+-- The earliest timer of a job that nobody holds.
+SELECT min(due_us) FROM jobs WHERE due_us IS NOT NULL AND owner IS NULL;
+
+-- name: owners
+-- Everybody who holds a lease.
+SELECT DISTINCT owner FROM jobs WHERE owner IS NOT NULL;
+
+-- name: owned_by
+-- The jobs that an owner holds.
+SELECT key FROM jobs WHERE owner = ? LIMIT ?;
+
+-- name: lease
+-- Take a lease: only if the owner is still who was seen.
+UPDATE jobs SET owner = :worker, epoch = epoch + 1 WHERE key = :key AND owner IS :expected
+RETURNING id, epoch, definition, last_event, snapshot_event;
+
+-- name: release
+-- Give a lease back with nothing recorded.
+UPDATE jobs SET owner = NULL WHERE key = ? AND owner = ? AND epoch = ? AND status <> 'RUNNING';
+
+-- name: commit_running
+-- A job goes on: nothing that an index holds changes.
+UPDATE jobs SET last_event = ?, rank = ?, progress = ?, current_step = ?, error_type = ?, error_message = ?,
+                pause_requested = ?, cancel_requested = ?, abandoned = abandoned + ?
+WHERE key = ? AND owner = ? AND epoch = ? AND last_event = ? AND status = 'RUNNING';
+
+-- name: commit_starting
+-- A claimed job begins to run: the wait in the queue is added up.
+UPDATE jobs SET last_event = ?, rank = ?, progress = ?, current_step = ?, error_type = ?, error_message = ?,
+                pause_requested = ?, cancel_requested = ?, abandoned = abandoned + ?,
+                status = 'RUNNING', started_us = ?, queued_total_us = queued_total_us + (? - queued_us)
+WHERE key = ? AND owner = ? AND epoch = ? AND last_event = ? AND status = 'QUEUED';
+
+-- name: commit_settled
+-- A job stops running (or changes while nobody runs it): the lease ends. A final row only with an empty inbox.
+UPDATE jobs SET last_event = :last_event, rank = :rank, progress = :progress, current_step = :current_step,
+                error_type = :error_type, error_message = :error_message,
+                pause_requested = :pause_requested, cancel_requested = :cancel_requested,
+                abandoned = abandoned + :abandoned,
+                queued_total_us = queued_total_us
+                  + CASE WHEN status = 'QUEUED' AND :status <> 'QUEUED' THEN :now - queued_us ELSE 0 END,
+                queued_us = CASE WHEN status <> 'QUEUED' AND :status = 'QUEUED' THEN :now ELSE queued_us END,
+                sort_at = CASE WHEN :status = 'QUEUED'
+                  THEN (CASE WHEN status = 'QUEUED' THEN queued_us ELSE :now END) - queued_total_us - :rank * :aging_us
+                  ELSE sort_at END,
+                status = :status, started_us = :started_us, completed_us = :completed_us, due_us = :due_us,
+                owner = NULL
+WHERE key = :key AND owner = :owner AND epoch = :epoch AND last_event = :expected AND status = :previous_status
+  AND (:completed_us IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = :key));
+
+-- name: lease_of
+-- What a refused commit met.
+SELECT owner, epoch, last_event, status FROM jobs WHERE key = ?;
+
+-- name: snapshot_put
+-- Keep the latest snapshot of a job.
+INSERT INTO snapshots (job, fold_version, last_event, state) VALUES (?, ?, ?, ?)
+ON CONFLICT (job) DO UPDATE SET fold_version = excluded.fold_version, last_event = excluded.last_event,
+                                state = excluded.state;
+
+-- name: snapshot_mark
+-- Say in the row that there is one.
+UPDATE jobs SET snapshot_event = ? WHERE key = ?;
+
+-- name: snapshot_get
+-- The snapshot of a job, if it was made by this fold.
+SELECT last_event, state FROM snapshots WHERE job = ? AND fold_version = ?;
+
+-- name: inbox_put
+-- A request; the same key a second time changes nothing.
+INSERT INTO inbox (job, key, kind, payload, by, reason, at_us) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (job, key) DO NOTHING;
+
+-- name: inbox_of
+-- The requests of a job, oldest first.
+SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox WHERE job = ? ORDER BY sequence;
+
+-- name: inbox_of_id
+-- The same for readers that know the id only.
+SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox
+WHERE job = (SELECT key FROM jobs WHERE id = ?) ORDER BY sequence;
+
+-- name: inbox_drained
+-- A request has become an event.
+DELETE FROM inbox WHERE sequence = ?;
+
+-- name: inbox_is_used
+-- Whether any request is waiting at all.
+SELECT EXISTS (SELECT 1 FROM inbox);
+
+-- name: jobs_with_requests
+-- Jobs of a worker that somebody asks something of.
+SELECT DISTINCT jobs.id FROM inbox JOIN jobs ON jobs.key = inbox.job WHERE jobs.owner = ?;
+
+-- name: job_to_hold
+-- What a request needs to know of the job.
+SELECT key, owner, status FROM jobs WHERE id = ?;
+
+-- name: job_by_id
+-- The row of a job.
+SELECT * FROM jobs WHERE id = ?;
+
+-- name: ids_like
+-- Ids that begin or end with some characters.
+SELECT id FROM jobs WHERE id >= :start AND id < :stop UNION SELECT id FROM jobs WHERE id LIKE '%' || :ending LIMIT :limit;
+
+-- name: thread_ended
+-- An abandoned thread has ended.
+UPDATE jobs SET abandoned = abandoned - 1 WHERE id = ? AND abandoned > 0;
+
+-- name: worker_put
+-- A worker lives until its lease ends.
+INSERT INTO workers (id, registered_us, lease_until_us) VALUES (?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET lease_until_us = excluded.lease_until_us;
+
+-- name: worker_renew
+-- Renew a lease that has not ended.
+UPDATE workers SET lease_until_us = ? WHERE id = ? AND lease_until_us > ?;
+
+-- name: worker_lease
+-- When a worker's lease ends.
+SELECT lease_until_us FROM workers WHERE id = ?;
+
+-- name: worker_delete
+-- The worker is gone.
+DELETE FROM workers WHERE id = ?;
+
+-- name: deletable
+-- A job that may be deleted: final or never started, and held by nobody.
+SELECT key FROM jobs WHERE id = ? AND owner IS NULL AND status IN ('CREATED', 'COMPLETED', 'FAILED', 'CANCELLED');
+
+-- name: final_before
+-- Jobs that became final before a time.
+SELECT key FROM jobs WHERE completed_us IS NOT NULL AND completed_us < ? ORDER BY completed_us LIMIT ?;
+
+-- name: delete_history
+-- With the job goes its history,
+DELETE FROM history WHERE job = ?;
+
+-- name: delete_inbox
+-- its inbox,
+DELETE FROM inbox WHERE job = ?;
+
+-- name: delete_snapshot
+-- its snapshot,
+DELETE FROM snapshots WHERE job = ?;
+
+-- name: delete_job
+-- and its row.
+DELETE FROM jobs WHERE key = ?;

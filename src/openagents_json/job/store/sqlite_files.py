@@ -1,0 +1,93 @@
+"""The files beside a SQLite database that let several processes share it safely.
+
+    <db>.lock      held (flock) for each write transaction and each checkpoint, by whoever writes
+    <db>.owner     held for life by the one process that checkpoints; the others leave the WAL to it
+    <db>.workers/  one file per worker, held for the worker's life: a free one means its worker is dead
+
+SQLite 3.7.0 – 3.51.2 can corrupt a database when two connections write and checkpoint at the same moment (the
+WAL-reset bug). The first two files keep every version clear of it. flock belongs to the open file, not to the process,
+so two stores in one process exclude each other as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class FileLock:
+    """An advisory lock on a file, which stays there. Freed by the kernel when the process dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free."""
+        assert self._fd is not None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock, waiting for it as long as it takes: others hold it for one transaction only."""
+        assert self._fd is not None
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the lock and the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class WorkerFiles:
+    """Signs of life: each live worker holds the lock of its own file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, FileLock] = {}
+
+    def begin(self, worker: str) -> None:
+        if worker not in self._held:
+            self._folder.mkdir(exist_ok=True)
+            lock = FileLock(self._folder / worker)
+            lock.try_acquire()  # the name is new, so nobody else has it
+            self._held[worker] = lock
+
+    def end(self, worker: str) -> None:
+        if lock := self._held.pop(worker, None):
+            lock.path.unlink(missing_ok=True)
+            lock.close()
+
+    def end_all(self) -> None:
+        for worker in list(self._held):
+            self.end(worker)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()  # works when it is empty
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether some process holds the worker's file. The file of a dead worker is removed on the way."""
+        if worker in self._held:
+            return True
+        path = self._folder / worker
+        if not path.exists():
+            return False
+        lock = FileLock(path)
+        try:
+            if not lock.try_acquire():
+                return True
+            path.unlink(missing_ok=True)
+            return False
+        finally:
+            lock.close()

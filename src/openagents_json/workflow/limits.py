@@ -1,0 +1,15 @@
+"""The published limits of a definition and of what a job may hold. Each is tested at the limit and one above."""
+
+from __future__ import annotations
+
+DEFINITION_BYTES = 256 * 1024
+NESTING = 64  # levels of JSON nesting in a definition
+STEPS = 1_000  # steps of a definition, nested ones included
+ID_CHARACTERS = 100
+INPUTS_BYTES = 1024 * 1024  # inputs of a job, and of one step
+OUTPUT_BYTES = 1024 * 1024  # output of one step
+FOREACH_ITEMS = 10_000
+EVENTS_PER_JOB = 100_000
+EVENTS_KEPT_FOR_THE_END = 1_000  # of these, kept for finally steps and the final event
+MAX_ATTEMPTS = 1_000
+MAX_SECONDS = 366 * 24 * 3600.0  # the longest timeout or delay
