@@ -1,0 +1,63 @@
+"""openagents_json: an embeddable job manager. JSON workflows of Python components run as durable jobs."""
+
+from openagents_json.app import OpenAgentsApp
+from openagents_json.components import ComponentRegistry, StepContext
+from openagents_json.errors import (
+    FatalError,
+    IdempotencyConflict,
+    InvalidDefinition,
+    InvalidInputs,
+    InvalidTransition,
+    JobNotFound,
+    OpenAgentsError,
+    ResultsNotReady,
+    RetryableError,
+    StepFailure,
+    StoreError,
+    StoreUnavailable,
+    WaitTimeout,
+)
+from openagents_json.job.events import Event
+from openagents_json.job.manager import JobManager
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, Page, StepStatus
+from openagents_json.job.store import JobStore, MemoryJobStore, SqliteJobStore
+from openagents_json.settings import Settings
+from openagents_json.workflow import SecretProvider, Workflow, WorkflowRegistry, check
+
+__version__ = "0.2.0.dev0"
+
+__all__ = [
+    "ComponentRegistry",
+    "Event",
+    "FatalError",
+    "IdempotencyConflict",
+    "InvalidDefinition",
+    "InvalidInputs",
+    "InvalidTransition",
+    "Job",
+    "JobManager",
+    "JobNotFound",
+    "JobPriority",
+    "JobStatus",
+    "JobStore",
+    "JobSummary",
+    "MemoryJobStore",
+    "OpenAgentsApp",
+    "OpenAgentsError",
+    "Page",
+    "ResultsNotReady",
+    "RetryableError",
+    "SecretProvider",
+    "Settings",
+    "SqliteJobStore",
+    "StepContext",
+    "StepFailure",
+    "StepStatus",
+    "StoreError",
+    "StoreUnavailable",
+    "WaitTimeout",
+    "Workflow",
+    "WorkflowRegistry",
+    "__version__",
+    "check",
+]

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND_US = 1_000_000
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Do not make the call; harmless afterwards."""
 
 
 class Clock(Protocol):
@@ -23,6 +31,9 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`; at once if that is not positive."""
 
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        """Call `call` in the event loop after `seconds`."""
+
 
 class SystemClock:
     """The machine's clock."""
@@ -32,6 +43,9 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(seconds, 0.0), call)
 
 
 def as_datetime(at_us: int) -> datetime:

@@ -7,7 +7,9 @@ import threading
 import uuid
 
 _lock = threading.Lock()
-_last_ms = 0  # written and read under _lock; never falls, so ids of one process are ordered even if the clock is set back
+_last_ms = (
+    0  # written and read under _lock; never falls, so ids of one process are ordered even if the clock is set back
+)
 _counter = 0  # 0 … 4095 within one millisecond
 
 SHORT_LENGTH = 8

@@ -73,10 +73,7 @@ def plain(value: object, *, limit_bytes: int | None = None, default: Hook | None
 
 def encode(value: Any) -> bytes:
     """The UTF-8 JSON of data known to be plain (it is not checked again)."""
-    try:
-        return msgspec.json.encode(value)
-    except OverflowError:  # an integer of more than 64 bits
-        return "".join(_encode_plain(value, 0)).encode()
+    return msgspec.json.encode(value)
 
 
 def decode(data: bytes | str) -> Any:
@@ -114,7 +111,7 @@ def _encoder(hook: Hook) -> Callable[[Any, int], tuple[str, ...]]:
     object.
     """
     make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-    string: Any = json.encoder.encode_basestring  # type: ignore[attr-defined]
+    string: Any = json.encoder.encode_basestring
     encoder: Callable[[Any, int], tuple[str, ...]] = make(None, hook, string, None, ":", ",", False, False, False)
     return encoder
 
@@ -229,16 +226,16 @@ class FrozenDict(dict[str, Any]):
     """A dict whose values never change. json, msgspec and orjson encode it like any dict."""
 
     __slots__ = ()
-    __setitem__ = __delitem__ = __ior__ = _frozen  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _frozen  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _frozen
+    clear = pop = popitem = setdefault = update = _frozen
 
 
 class FrozenList(list[Any]):
     """A list whose items never change. json, msgspec and orjson encode it like any list."""
 
     __slots__ = ()
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _frozen  # type: ignore[assignment]
-    append = clear = extend = insert = pop = remove = reverse = sort = _frozen  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _frozen
+    append = clear = extend = insert = pop = remove = reverse = sort = _frozen
 
 
 def freeze(value: Any) -> Any:

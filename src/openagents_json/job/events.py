@@ -27,6 +27,11 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
         """When, as an aware UTC datetime."""
         return as_datetime(self.at_us)
 
+    @classmethod
+    def unrecorded(cls, type: str, at_us: int, data: dict[str, Any]) -> Event:
+        """News for listeners that no history holds (`step.progress`): its number is 0."""
+        return cls(0, type, at_us, data)
+
     def as_dict(self) -> dict[str, Any]:
         """The event as plain JSON: number, type, at (ISO 8601), data."""
         return {"number": self.number, "type": self.type, "at": self.at.isoformat(), "data": self.data}

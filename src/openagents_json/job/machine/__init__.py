@@ -1,7 +1,7 @@
 """The machine: the pure heart of a job. `decide` says what follows, `apply` changes the state, `fold` reads a history."""
 
 from openagents_json.job.machine.apply import apply, fold
-from openagents_json.job.machine.decide import Admit, Decision, create, decide, error_info
+from openagents_json.job.machine.decide import Admit, Decision, create, decide, error_info, no_slots
 from openagents_json.job.machine.happenings import (
     AttemptFailed,
     AttemptStopped,
@@ -53,6 +53,7 @@ __all__ = [
     "fold",
     "is_repeated",
     "new_state",
+    "no_slots",
     "refuse",
     "step_output",
 ]

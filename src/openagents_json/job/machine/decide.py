@@ -46,8 +46,9 @@ from openagents_json.workflow.graph import Node, Plan
 MAX_DEATHS = 3  # workers that may die under a job without progress between (guarantee G6)
 DEFAULT_LINGER_US = 5 * SECOND_US  # a job that waits longer than this is let go of
 
-# Asked for each step that could start: True takes a slot, False means not this one, None means no slot of any kind.
-Admit = Callable[[JobState, Node], bool | None]
+# Asked with the component's name for each step that could start: True takes a slot, False means not this one now,
+# None means no slot of any kind.
+Admit = Callable[[str, Node], bool | None]
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ def create(
     start: bool = False,
 ) -> tuple[JobState, list[Event]]:
     """A new job: its state and first events. `inputs` are validated already."""
-    turn = _Turn(new_state(plan), now_us, lambda: 0.0, _no_slots, DEFAULT_LINGER_US)
+    turn = _Turn(new_state(plan), now_us, lambda: 0.0, no_slots, DEFAULT_LINGER_US)
     data: dict[str, Any] = {
         "job_id": job_id,
         "workflow_id": plan.workflow.id,
@@ -114,16 +115,15 @@ def decide(
     return turn.decision
 
 
-def _no_slots(state: JobState, node: Node) -> bool | None:
+def no_slots(component: str, node: Node) -> bool | None:
+    """Admits nothing: for turns on jobs that no worker runs."""
     return None
 
 
 class _Turn:
     """One call of `decide`."""
 
-    def __init__(
-        self, state: JobState, now_us: int, random: Callable[[], float], admit: Admit, linger_us: int
-    ) -> None:
+    def __init__(self, state: JobState, now_us: int, random: Callable[[], float], admit: Admit, linger_us: int) -> None:
         self.state = state
         self.now_us = now_us
         self.random = random
@@ -452,7 +452,7 @@ class _Turn:
                 self.fail_step(run, expression_info(error, run))
                 failed = True
                 continue
-            admitted = self.admit(state, state.node(run))
+            admitted = self.admit(data["component"], state.node(run))
             if admitted:
                 del state.startable[path]
                 self.record("attempt.started", data)

@@ -114,7 +114,9 @@ class JobState(Folded):
     """The folded state and the plan it runs by."""
 
     plan: Plan = None  # type: ignore[assignment]
-    agenda: deque[str] = msgspec.field(default_factory=deque)  # turn: paths of `ready` that decide has not looked at yet
+    agenda: deque[str] = msgspec.field(
+        default_factory=deque
+    )  # turn: paths of `ready` that decide has not looked at yet
     startable: dict[str, Any] = {}  # turn: steps that only wait for a slot → their attempt.started, once prepared
     to_stop: list[str] = []  # turn: active runs of scopes that were stopped
     views: dict[str, Any] = {}  # cache: frozen outputs, item lists and item views by path
@@ -205,7 +207,7 @@ class ScopeNames:
                     "workflow_id": state.workflow_id,
                     "version": state.version,
                     "created_at": state.created_us / 1_000_000,
-                    "outcome": state.outcome,
+                    "outcome": None if state.outcome is None else str(state.outcome),
                     "metadata": state.metadata,
                     "error": state.errors[0] if state.errors else None,
                 }

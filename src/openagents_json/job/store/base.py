@@ -12,11 +12,12 @@ passes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from openagents_json.clock import SECOND_US, as_datetime
+from openagents_json.errors import IdempotencyConflict
 from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState
 from openagents_json.job.model import JobPriority, JobStatus, JobSummary
@@ -316,6 +317,25 @@ def summary_of(
         idempotency_key=idempotency_key,
         tags=tuple(tags),
     )
+
+
+def same_body(earlier_hash: str, job: NewJob, earlier_id: str) -> str:
+    """The earlier job's id when the key was used for the same body, else `IdempotencyConflict`."""
+    if earlier_hash == job.body_hash:
+        return earlier_id
+    raise IdempotencyConflict(
+        f"The idempotency key {job.idempotency_key!r} was used for job {earlier_id} with another workflow version or "
+        "other inputs. Use a new key, or send the same body.",
+        job_id=earlier_id,
+    )
+
+
+def is_written(commit: Commit, last_event: int, events: Iterable[Event]) -> bool:
+    """Whether exactly this commit stands in the history already: then its repetition is a success."""
+    if last_event < commit.expected + len(commit.events):
+        return False
+    written = [event for event in events if event.number > commit.expected][: len(commit.events)]
+    return written == list(commit.events)
 
 
 def virtual_arrival_us(now_us: int, queued_total_us: int, rank: int, aging_s: float) -> int:

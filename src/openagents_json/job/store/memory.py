@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openagents_json.clock import SECOND_US, Clock, SystemClock
-from openagents_json.errors import IdempotencyConflict, LeaseLost, RequestsPending
+from openagents_json.errors import LeaseLost, RequestsPending
 from openagents_json.job.events import Event
 from openagents_json.job.model import JobStatus, JobSummary
 from openagents_json.job.store.base import (
@@ -23,6 +23,8 @@ from openagents_json.job.store.base import (
     NewJob,
     Request,
     StoredJob,
+    is_written,
+    same_body,
     summary_of,
     virtual_arrival_us,
 )
@@ -353,25 +355,6 @@ class MemoryJobStore(JobStore):
         if job.new.idempotency_key is not None:
             self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
         self._count(1)
-
-
-def same_body(earlier_hash: str, job: NewJob, earlier_id: str) -> str:
-    """The earlier job's id when the key was used for the same body, else `IdempotencyConflict`."""
-    if earlier_hash == job.body_hash:
-        return earlier_id
-    raise IdempotencyConflict(
-        f"The idempotency key {job.idempotency_key!r} was used for job {earlier_id} with another workflow version or "
-        "other inputs. Use a new key, or send the same body.",
-        job_id=earlier_id,
-    )
-
-
-def is_written(commit: Commit, last_event: int, events: Iterable[Event]) -> bool:
-    """Whether exactly this commit stands in the history already: then its repetition is a success."""
-    if last_event < commit.expected + len(commit.events):
-        return False
-    written = [event for event in events if event.number > commit.expected][: len(commit.events)]
-    return written == list(commit.events)
 
 
 def _sortable(position: tuple[Any, int]) -> tuple[bool, Any, int]:

@@ -1,0 +1,62 @@
+"""OpenAgentsApp: components, workflows and jobs behind one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openagents_json.clock import Clock
+from openagents_json.components import ComponentRegistry, register_builtins
+from openagents_json.job.manager import JobManager
+from openagents_json.job.store import DEFAULT_PATH, JobStore
+from openagents_json.settings import load_settings
+from openagents_json.workflow import SecretProvider, Workflow, WorkflowRegistry
+
+
+class OpenAgentsApp:
+    """A program's components and workflows, and the manager of its jobs.
+
+    `store` is None (the settings' store, else the SQLite file `openagents.db`), memory, database, a URL, or a
+    `JobStore`. Keywords go to `JobManager`. Decorators: `app.agent`, `app.capability`, `app.tool`.
+    """
+
+    def __init__(
+        self,
+        store: str | JobStore | None = None,
+        *,
+        secrets: SecretProvider | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        self.components = ComponentRegistry()
+        register_builtins(self.components)
+        self.workflows = WorkflowRegistry(self.components)
+        self.agent = self.components.agent
+        self.capability = self.components.capability
+        self.tool = self.components.tool
+        self._store = store
+        self._options = {"secrets": secrets, "clock": clock, **options}
+        self._jobs: JobManager | None = None
+
+    @property
+    def jobs(self) -> JobManager:
+        """The manager, made at first use: `async with app.jobs as jobs: …`. It can be opened once."""
+        if self._jobs is None:
+            self._jobs = self.manager()
+        return self._jobs
+
+    def manager(self, store: str | JobStore | None = None, **options: Any) -> JobManager:
+        """A new manager of this app's components and workflows, by default on the app's store."""
+        settings_store = load_settings().job_store_type
+        return JobManager(
+            store or self._store or settings_store or f"sqlite:///{load_settings().job_store_path or DEFAULT_PATH}",
+            components=self.components,
+            workflows=self.workflows,
+            **{**self._options, **options},
+        )
+
+    def register_workflow(self, definition: Mapping[str, Any] | str | Path) -> Workflow:
+        """Register a workflow from a dictionary or a JSON or YAML file. `InvalidDefinition` lists every problem,
+        `WorkflowConflict` says that the id and version stand for other content already."""
+        return self.workflows.register(definition)

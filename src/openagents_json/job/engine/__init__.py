@@ -1,0 +1,7 @@
+"""The engine: carries out what the machine decides. `Worker` runs many jobs, `Runner` one job, `Attempt` one call."""
+
+from openagents_json.job.engine.plans import Plans
+from openagents_json.job.engine.settle import Settler
+from openagents_json.job.engine.worker import Worker
+
+__all__ = ["Plans", "Settler", "Worker"]

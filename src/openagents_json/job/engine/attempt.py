@@ -1,0 +1,220 @@
+"""One attempt: calls the component inline or in a thread, keeps its time, tells it to stop, and reports one happening.
+
+What was told to stop is waited for: the report comes when the code is known to have ended. Only a thread (or a
+coroutine that swallows its cancellation) that outlives its grace is reported as abandoned; it keeps its slot until it
+really ends, and what it returns then is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from openagents_json.components import Component, Isolation, StepContext
+from openagents_json.errors import FatalError, InvalidInputs, OpenAgentsError, RetryableError, StepFailure
+from openagents_json.job.machine import AttemptFailed, AttemptStopped, AttemptSucceeded, Happening, StepRun
+from openagents_json.job.model import ErrorInfo
+from openagents_json.jsondata import NotJson, plain
+from openagents_json.workflow import Retry, limits, mask
+
+if TYPE_CHECKING:
+    from openagents_json.job.engine.worker import Worker
+
+logger = logging.getLogger("openagents_json.job")
+
+MESSAGE_CHARACTERS = 2_000  # of an error's message in the record
+DETAILS_BYTES = 16 * 1024  # of an error's details
+
+
+class Attempt:
+    """One try of a step run. Lives in the event loop; only the component itself may run in a thread."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        run: StepRun,
+        context: StepContext,
+        component: Component,
+        isolation: Isolation,
+        timeout_s: float | None,
+        report: Callable[[Attempt, Happening], None],
+        ended: Callable[[Attempt], None],
+    ) -> None:
+        self.path = run.path
+        self.token = run.token
+        self.number = run.attempt
+        self.context = context
+        self.component = component
+        self.isolation = isolation
+        self.is_abandoned = False
+        self._worker = worker
+        self._timeout_s = timeout_s
+        self._report = report  # called once: what became of the attempt
+        self._ended = ended  # called once, when the code has really ended
+        self._code: asyncio.Future[Any] | None = None
+        self._timer: Any = None
+        self._stop_reason: str | None = None  # the first reason to stop wins
+        self._timed_out = False
+        self._secrets: Mapping[str, str] = {}
+
+    def start(self, inputs: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
+        """Make the call. Never raises: what is wrong with the inputs is reported like any failure."""
+        self._secrets = secrets
+        try:
+            _check_size(inputs)
+            call = self.component.prepare(inputs, self.context, self._worker.instances)
+        except Exception as error:
+            self._finish(self._failure(error))
+            return
+        if self.isolation == "thread":
+            self._code = self._worker.threads.submit(call)
+        elif self.component.is_async:
+            self._code = self._worker.loop.create_task(call())
+        else:
+            self._code = self._worker.loop.create_task(_inline(call))
+        self._code.add_done_callback(self._code_ended)
+        if self._timeout_s is not None:
+            self._timer = self._worker.clock.call_later(self._timeout_s, self._expire)
+
+    def fail(self, error: Exception) -> None:
+        """Report a failure that comes before the call."""
+        self._finish(self._failure(error))
+
+    def end_unstarted(self) -> None:
+        """Report that it was told to stop before the call was made."""
+        self._finish(self._stopped_or_timed_out())
+
+    def stop(self, reason: str, grace_s: float) -> None:
+        """Tell the component to stop, and give it up (as abandoned) if it has not ended after `grace_s`."""
+        if self._stop_reason is None and not self._timed_out:
+            self._stop_reason = reason
+        self._tell_to_stop(reason, grace_s)
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _expire(self) -> None:
+        self._timed_out = True
+        self._tell_to_stop("timeout", self._worker.settings.abandon_after_s)
+
+    def _tell_to_stop(self, reason: str, grace_s: float) -> None:
+        self.context.cancel(reason)
+        self._cancel_timer()
+        if self._code is None or self._code.done():
+            return
+        if self.isolation != "thread":
+            self._code.cancel(reason)
+        self._timer = self._worker.clock.call_later(grace_s, self._abandon)
+
+    def _abandon(self) -> None:
+        """The code did not end in its grace. From here on the job goes on without it; the slot stays taken."""
+        self._cancel_timer()
+        if self.is_abandoned or self._code is None or self._code.done():
+            return
+        self.is_abandoned = True
+        self._worker.note_abandoned(self)
+        logger.warning("step %s outlived its stop and is abandoned", self.path, extra=self._log_fields())
+        self._report(self, self._stopped_or_timed_out(abandoned=True))
+
+    def _code_ended(self, code: asyncio.Future[Any]) -> None:
+        self._cancel_timer()
+        error: BaseException | None
+        if code.cancelled():
+            error = asyncio.CancelledError("the component was cancelled from inside")
+        else:
+            error = code.exception()
+        if self.is_abandoned:
+            self._ended(self)
+            return
+        if self._timed_out or (self._stop_reason is not None and error is not None):
+            self._finish(self._stopped_or_timed_out())
+        elif error is not None:
+            self._finish(self._failure(error))
+        else:
+            self._finish(self._success(code.result()))
+
+    def _finish(self, happening: Happening) -> None:
+        self._ended(self)
+        self._report(self, happening)
+
+    def _success(self, value: Any) -> Happening:
+        try:
+            output = self.component.accept_output(value)
+        except Exception as error:
+            return self._failure(error)
+        return AttemptSucceeded(
+            self.path, self.token, mask(output, self._secrets.values()) if self._secrets else output
+        )
+
+    def _stopped_or_timed_out(self, *, abandoned: bool = False) -> Happening:
+        if not self._timed_out:
+            return AttemptStopped(self.path, self.token, self._stop_reason or "cancelled", abandoned)
+        message = f"The attempt ran longer than {self._timeout_s:g} s."
+        info = self._info("timeout.attempt", message, None, {"timeout_s": self._timeout_s})
+        return AttemptFailed(self.path, self.token, info, default_retry=self._default_retry(), abandoned=abandoned)
+
+    def _failure(self, error: BaseException) -> Happening:
+        code, retryable, details, asked = f"component.{type(error).__name__}", None, None, None
+        if isinstance(error, StepFailure):
+            code, retryable, details = error.code, error.retryable, _plain_details(error.details)
+            asked = error.delay_s if isinstance(error, RetryableError) else None
+        elif isinstance(error, OpenAgentsError):  # ours: the same inputs will fail in the same way
+            code, retryable = error.code, False
+            if isinstance(error, InvalidInputs):
+                details = {"problems": [str(problem) for problem in error.problems]}
+        message = str(error) or type(error).__name__
+        info = self._info(code, message, retryable, details)
+        logger.info("step %s failed: %s", self.path, info["type"], extra=self._log_fields())
+        return AttemptFailed(self.path, self.token, info, asked, self._default_retry())
+
+    def _info(self, type: str, message: str, retryable: bool | None, details: Any) -> ErrorInfo:
+        info: ErrorInfo = {
+            "type": type,
+            "message": _recordable(message),
+            "step": self.path,
+            "attempt": self.number,
+            "retryable": retryable,
+            "details": details,
+        }
+        return mask(info, self._secrets.values()) if self._secrets else info  # type: ignore[no-any-return]
+
+    def _default_retry(self) -> Retry | None:
+        given = self.component.retry
+        return self._worker.component_retry(self.component.name, given) if given is not None else None
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _log_fields(self) -> dict[str, Any]:
+        return {"job_id": self.context.job_id, "step": self.path, "attempt": self.number}
+
+
+async def _inline(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def _check_size(inputs: Mapping[str, Any]) -> None:
+    try:
+        plain(inputs, limit_bytes=limits.INPUTS_BYTES)
+    except NotJson as error:
+        raise FatalError("limit.inputs", f"The step's inputs are too large. {error}") from None
+
+
+def _recordable(message: str) -> str:
+    """Bounded, and free of what no store can hold."""
+    text = message[:MESSAGE_CHARACTERS].replace("\x00", "�")
+    return text.encode("utf-8", "replace").decode()
+
+
+def _plain_details(details: Any) -> Any:
+    if details is None:
+        return None
+    try:
+        return plain(details, limit_bytes=DETAILS_BYTES)[0]
+    except (NotJson, pydantic.ValidationError) as error:
+        return {"left_out": str(error)}

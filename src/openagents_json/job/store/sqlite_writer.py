@@ -1,0 +1,155 @@
+"""The one writer of a SQLite store: a thread that turns whatever waits into one transaction (group commit).
+
+`submit` puts an operation on a list; once per turn of the event loop the list goes to the thread, which takes all that
+has arrived, runs it between BEGIN IMMEDIATE and COMMIT, and answers every future after the COMMIT. So 500 waiting
+tasks cost one sync, and one waiting task costs one.
+
+Danger: an operation's outcome may be set only after COMMIT returned; on any error of the transaction every future of
+the group gets the error, because nothing of it is known to be on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openagents_json.errors import StoreUnavailable
+from openagents_json.job.store.sqlite_files import FileLock
+
+MAX_GROUP = 1_000  # operations in one transaction
+MAX_WAITING = 20_000  # operations that may wait; `submit` then waits as well
+
+Outcome = tuple[Any, BaseException | None]  # result, error
+
+
+@dataclass(eq=False, slots=True)
+class Operation:
+    """One thing to do in a transaction. The loop's thread makes it, the writer's thread reads it."""
+
+    kind: str
+    argument: Any
+    future: asyncio.Future[Any] = field(repr=False)
+
+
+# Does a group of operations inside an open transaction: one outcome each, in order. An error that it raises undoes
+# the whole group; an outcome that holds an error has undone its own operation.
+Perform = Callable[[sqlite3.Connection, Sequence[Operation]], list[Outcome]]
+
+
+class SqliteWriter:
+    """Owns the only writing connection of this store object."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        perform: Perform,
+        translate: Callable[[sqlite3.Error], Exception],
+        lock: FileLock,
+    ) -> None:
+        self._connect = connect
+        self._perform = perform
+        self._translate = translate
+        self._lock = lock
+        self._loop = asyncio.get_running_loop()
+        self._fresh: list[Operation] = []  # loop's thread only: submitted in this turn of the loop
+        self._queue: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
+        self._waiting = 0  # loop's thread only: submitted and not answered
+        self._room = asyncio.Event()
+        self._room.set()
+        self._closed = False
+        self.commit_delay_s = 0.0  # a slow disk for tests and benchmarks: slept in each transaction before COMMIT
+        self.transactions = 0  # written by the writer's thread, read anywhere
+        self._thread = threading.Thread(target=self._run, name="openagents-sqlite-writer", daemon=True)
+        self._thread.start()
+
+    async def submit(self, kind: str, argument: Any) -> Any:
+        """Do an operation durably: returns after the COMMIT that holds it, or raises its error."""
+        while self._waiting >= MAX_WAITING:
+            self._room.clear()
+            await self._room.wait()
+        if self._closed:
+            raise StoreUnavailable("The store is closed.")
+        operation = Operation(kind, argument, self._loop.create_future())
+        if not self._fresh:
+            self._loop.call_soon(self._hand_over)
+        self._fresh.append(operation)
+        self._waiting += 1
+        return await operation.future
+
+    async def close(self) -> None:
+        """Finish what was submitted, then end the thread and its connection."""
+        if self._closed:
+            return
+        self._hand_over()
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        if self._fresh:
+            self._queue.put(self._fresh)
+            self._fresh = []
+
+    def _answer(self, answers: list[tuple[Operation, Outcome]]) -> None:
+        self._waiting -= len(answers)
+        self._room.set()
+        for operation, (result, error) in answers:
+            if operation.future.done():
+                continue  # its waiter was cancelled; what was committed stays committed
+            if error is None:
+                operation.future.set_result(result)
+            else:
+                operation.future.set_exception(error)
+
+    # ── the writer's thread ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while (group := self._next_group()) is not None:
+            try:
+                connection = connection or self._connect()
+                outcomes = self._transact(connection, group)
+            except BaseException as error:
+                failure = self._translate(error) if isinstance(error, sqlite3.Error) else error
+                outcomes = [(None, failure)] * len(group)
+            self._loop.call_soon_threadsafe(self._answer, list(zip(group, outcomes, strict=True)))
+        if connection is not None:
+            with self._lock.held():  # the last connection of a file checkpoints when it closes
+                connection.close()
+
+    def _next_group(self) -> list[Operation] | None:
+        """All that waits, at most `MAX_GROUP` and a bit; None at the end."""
+        group = self._queue.get()
+        if group is None:
+            return None
+        while len(group) < MAX_GROUP:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                self._queue.put(None)
+                break
+            group = group + more
+        return group
+
+    def _transact(self, connection: sqlite3.Connection, group: list[Operation]) -> list[Outcome]:
+        with self._lock.held():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                outcomes = self._perform(connection, group)
+                if self.commit_delay_s:
+                    time.sleep(self.commit_delay_s)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        self.transactions += 1
+        return outcomes

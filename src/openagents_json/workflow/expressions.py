@@ -1,0 +1,356 @@
+"""Expressions in definitions: compiled once, evaluated with the names that are in scope.
+
+A string that is exactly one `{{ … }}` gives the value with its type; in other text, holes are filled in and `{% %}` is
+allowed. A plain path such as `steps.rows.output[0].name` is resolved here; everything else is translated (grammar.py,
+templates.py) and run by minijinja within bounds (evaluation.py). Data is never compiled as an expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+from openagents_json.errors import ExpressionError
+from openagents_json.jsondata import FrozenDict
+from openagents_json.workflow import evaluation, templates
+from openagents_json.workflow.evaluation import MISSING, Evaluation, Exhausted, Refused, Undefined
+from openagents_json.workflow.grammar import Path, Translation, shorten, syntax_error
+
+NESTING = 100  # levels of a value with templates in it
+CACHED_CHARACTERS = 1_000  # longer strings are compiled anew
+REFERENCE_ROOTS = frozenset(["inputs", "item", "index", "steps"])
+
+
+class Names(Protocol):
+    """What an expression can see where it stands. All data is frozen plain JSON."""
+
+    def value(self, name: str) -> Any:
+        """The value of inputs, item, index, iteration, last, job or error; KeyError where it is not in scope."""
+        ...
+
+    def step(self, step_id: str) -> Mapping[str, Any]:
+        """{"output", "success", "status", "error"} of a step; KeyError when there is none."""
+        ...
+
+    def secret(self, name: str) -> str:
+        """The value of a secret; KeyError when it does not exist or secrets are not available here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A JSON value with expressions in it, compiled.
+
+    `render` returns plain JSON (parts of the data come back frozen, as they are) or raises ExpressionError.
+    """
+
+    source: Any  # the value as written
+    steps: frozenset[str]  # ids of the steps it refers to
+    roots: frozenset[str]  # other roots: inputs, item, index, iteration, last, job, error
+    inputs: frozenset[str]  # names right under `inputs`
+    secrets: frozenset[str]  # names under `secrets`
+    is_constant: bool  # no expression inside: render returns `source`; treat it as immutable
+    is_reference: bool  # exactly one `{{ path }}` that starts at inputs, item, index or steps
+    _render: Callable[[Names], Any] = field(repr=False, compare=False)
+
+    def render(self, names: Names) -> Any:
+        """The value with every expression evaluated. ExpressionError: undefined, invalid, or over a limit."""
+        return self._render(names)
+
+
+def compile_template(value: Any) -> Template:
+    """Any JSON value as a template: strings in it are templates, keys are not. ExpressionError if one is wrong."""
+    return _compile(value, 0)
+
+
+def compile_condition(source: str | bool) -> Template:
+    """A template whose `render` gives a bool. ExpressionError if it is neither a bool nor exactly one `{{ … }}`."""
+    if isinstance(source, bool):
+        return _constant(source)
+    if not isinstance(source, str):
+        raise _not_a_condition(str(source))
+    parts = templates.split(source.strip())
+    if len(parts) != 1 or isinstance(parts[0], str) or parts[0].is_tag:
+        raise _not_a_condition(source)
+    translation = templates.translate_hole(parts[0])
+    evaluate = _evaluator(translation, source.strip())
+
+    def render(names: Names) -> bool:
+        value = evaluate(names)
+        if value is True or value is False:
+            return value
+        advice = "Compare with `is not none`." if value is None else "Compare, or use `is not none` or `| length > 0`."
+        message = f"A condition must be true or false, but this is {_kind(value)}. {advice} In: {shorten(source)}"
+        raise ExpressionError(message, expression=source, code="expression.invalid")
+
+    return _template(source, translation.paths, render)
+
+
+def _not_a_condition(source: str) -> ExpressionError:
+    return syntax_error("A condition is true, false or exactly one `{{ … }}`.", source)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "a string"
+    return "a number" if isinstance(value, int | float) else "an object" if isinstance(value, dict) else "a list"
+
+
+# ── compiling ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _compile(value: Any, depth: int) -> Template:
+    if isinstance(value, str):
+        if not templates.has_markup(value):
+            return _constant(value)
+        return _cached_string(value) if len(value) <= CACHED_CHARACTERS else _compile_string(value)
+    if not isinstance(value, dict | list):
+        return _constant(value)
+    if depth >= NESTING:
+        raise syntax_error(f"The value is nested deeper than {NESTING} levels.", "…", "limit.expression")
+    if isinstance(value, dict):
+        return _compile_object(value, depth)
+    return _compile_list(value, depth)
+
+
+def _compile_object(value: dict[str, Any], depth: int) -> Template:
+    members = {key: _compile(member, depth + 1) for key, member in value.items()}
+    if all(member.is_constant for member in members.values()):
+        return _constant(value)
+    renders = [(key, member._render) for key, member in members.items()]
+    return _merged(value, list(members.values()), lambda names: {key: render(names) for key, render in renders})
+
+
+def _compile_list(value: list[Any], depth: int) -> Template:
+    members = [_compile(member, depth + 1) for member in value]
+    if all(member.is_constant for member in members):
+        return _constant(value)
+    renders = [member._render for member in members]
+    return _merged(value, members, lambda names: [render(names) for render in renders])
+
+
+def _compile_string(source: str) -> Template:
+    parts = templates.split(source)
+    if all(isinstance(part, str) for part in parts):  # comments and raw blocks only
+        text = "".join(part for part in parts if isinstance(part, str))
+        return _template(source, [], lambda names: text)
+    if any(isinstance(part, templates.Hole) and part.is_tag for part in parts):
+        translation = templates.translate_template(parts, source)
+        return _template(source, translation.paths, _text_evaluator(translation, source))
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        translation = templates.translate_hole(parts[0])
+        path = translation.path
+        is_reference = path is not None and path.root in REFERENCE_ROOTS
+        return _template(source, translation.paths, _evaluator(translation, source), is_reference)
+    return _compile_mixed(source, parts)
+
+
+_cached_string = lru_cache(maxsize=4096)(_compile_string)
+
+
+def _compile_mixed(source: str, parts: list[str | templates.Hole]) -> Template:
+    """Text with holes but without tags: filled in here, hole by hole."""
+    paths: list[Path] = []
+    pieces: list[str | Callable[[Names], Any]] = []
+    for part in parts:
+        if isinstance(part, str):
+            pieces.append(part)
+        else:
+            translation = templates.translate_hole(part)
+            paths += translation.paths
+            pieces.append(_evaluator(translation, part.source))
+
+    def render(names: Names) -> str:
+        return _filled(pieces, names, source)
+
+    return _template(source, paths, render)
+
+
+def _filled(pieces: list[str | Callable[[Names], Any]], names: Names, source: str) -> str:
+    texts: list[str] = []
+    characters = 0
+    for piece in pieces:
+        text = piece if isinstance(piece, str) else _text(piece(names), source)
+        texts.append(text)
+        characters += len(text)
+        if characters > evaluation.RENDERED_BYTES:
+            raise _too_long(source)
+    return _checked_text("".join(texts), source)
+
+
+def _text(value: Any, source: str) -> str:
+    try:
+        return evaluation.text_of(value)
+    except (Refused, Exhausted) as error:
+        raise evaluation.explain(error, source) from None
+
+
+def _checked_text(text: str, source: str) -> str:
+    limit = evaluation.RENDERED_BYTES
+    if len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit):
+        raise _too_long(source)
+    return text
+
+
+def _too_long(source: str) -> ExpressionError:
+    return evaluation.explain(Exhausted("its text is longer than 1 MiB"), source)
+
+
+def _constant(value: Any) -> Template:
+    nothing: frozenset[str] = frozenset()
+    return Template(value, nothing, nothing, nothing, nothing, True, False, lambda names: value)
+
+
+def _template(source: Any, paths: list[Path], render: Callable[[Names], Any], is_reference: bool = False) -> Template:
+    def names_under(root: str) -> frozenset[str]:
+        return frozenset(str(path.keys[0]) for path in paths if path.root == root and path.keys)
+
+    return Template(
+        source=source,
+        steps=names_under("steps"),
+        roots=frozenset(path.root for path in paths if path.root not in ("steps", "secrets")),
+        inputs=names_under("inputs"),
+        secrets=names_under("secrets"),
+        is_constant=False,
+        is_reference=is_reference,
+        _render=render,
+    )
+
+
+def _merged(source: Any, members: list[Template], render: Callable[[Names], Any]) -> Template:
+    nothing: frozenset[str] = frozenset()
+    return Template(
+        source=source,
+        steps=nothing.union(*[member.steps for member in members]),
+        roots=nothing.union(*[member.roots for member in members]),
+        inputs=nothing.union(*[member.inputs for member in members]),
+        secrets=nothing.union(*[member.secrets for member in members]),
+        is_constant=False,
+        is_reference=False,
+        _render=render,
+    )
+
+
+# ── evaluating ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _evaluator(translation: Translation, source: str) -> Callable[[Names], Any]:
+    """The function that gives the value of one `{{ }}`."""
+    if translation.path is not None:
+        return _path_evaluator(translation.path, source)
+
+    def evaluate(names: Names) -> Any:
+        try:
+            return evaluation.result(_run(translation, names, text=False))
+        except Exception as error:  # what comes out of an expression is an ExpressionError, whatever it did
+            raise evaluation.explain(error, source) from None
+
+    return evaluate
+
+
+def _text_evaluator(translation: Translation, source: str) -> Callable[[Names], Any]:
+    def evaluate(names: Names) -> str:
+        try:
+            text = _run(translation, names, text=True)
+        except Exception as error:
+            raise evaluation.explain(error, source) from None
+        return _checked_text(text, source)
+
+    return evaluate
+
+
+def _run(translation: Translation, names: Names, *, text: bool) -> Any:
+    values: list[Any] = []
+    missing: dict[int, str] = {}
+    context = dict(translation.constants)
+    rows = 0
+    for number, path in enumerate(translation.paths):
+        try:
+            value = _resolve(path, names)
+        except Undefined as error:
+            value, missing[number] = MISSING, str(error)
+        else:
+            if type(value) is int:
+                evaluation.number(value)
+            context[f"p{number}"] = value
+            rows += evaluation.rows_of(value)
+        values.append(value)
+    if rows * translation.work > evaluation.WORK:
+        raise Exhausted(f"its data has {rows:,} rows, too many for this much work")
+    code = translation.slow if missing else translation.fast
+    return evaluation.run(code, context, Evaluation(values, missing), rows, text=text)
+
+
+# ── paths ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _path_evaluator(path: Path, source: str) -> Callable[[Names], Any]:
+    """The fast way: a plain path without minijinja, with the same outcome."""
+    root, keys = path.root, path.keys
+    is_step = root == "steps"
+    step_id = str(keys[0]) if is_step else ""
+    rest = keys[1:] if is_step else keys
+
+    def evaluate(names: Names) -> Any:
+        try:
+            value = names.step(step_id) if is_step else names.value(root)
+            for key in rest:
+                value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return slowly(names)
+        return value
+
+    def slowly(names: Names) -> Any:
+        try:
+            return _resolve(path, names)
+        except Undefined as error:
+            raise evaluation.explain(error, source) from None
+
+    return slowly if root == "secrets" or (is_step and not rest) else evaluate
+
+
+def _resolve(path: Path, names: Names) -> Any:
+    """The value at the path. Undefined, with a sentence that says where the path ends, if there is none."""
+    if path.root == "secrets":
+        return _secret(str(path.keys[0]), names)
+    value, keys, written = _start(path, names)
+    for place, key in enumerate(keys):
+        member = evaluation.look_up(value, key)
+        if member is MISSING:
+            raise Undefined(_why_missing(path, written, keys[:place], value, names))
+        value = member
+    return value
+
+
+def _secret(name: str, names: Names) -> str:
+    try:
+        return names.secret(name)
+    except KeyError:
+        raise Undefined(f"The secret {name!r} does not exist, or secrets cannot be used here") from None
+
+
+def _start(path: Path, names: Names) -> tuple[Any, tuple[str | int, ...], Path]:
+    """The value that the path starts at, the keys that are left, and the part of the path walked."""
+    if path.root == "steps":
+        step_id = str(path.keys[0])
+        try:
+            step = names.step(step_id)
+        except KeyError:
+            raise Undefined(f"`{path}` is undefined: the step {step_id!r} has no result here") from None
+        return (step if isinstance(step, dict) else FrozenDict(step)), path.keys[1:], Path("steps", path.keys[:1])
+    try:
+        return names.value(path.root), path.keys, Path(path.root, ())
+    except KeyError:
+        raise Undefined(f"`{path}` is undefined: `{path.root}` does not exist here") from None
+
+
+def _why_missing(path: Path, start: Path, walked: tuple[str | int, ...], value: Any, names: Names) -> str:
+    holder = Path(start.root, start.keys + walked)
+    reason = f"`{holder}` is {evaluation.describe(value)}"
+    if value is None and path.root == "steps" and names.step(str(path.keys[0])).get("status") == "SKIPPED":
+        reason += f", because the step {path.keys[0]!r} was skipped"
+    return f"`{path}` is undefined: {reason}"
