@@ -23,6 +23,7 @@ Listener = Callable[[str, Event], Awaitable[None] | None]  # (job_id, event)
 
 LISTENER_QUEUE = 10_000  # events that a listener may be behind
 RECENT_FINALS = 256  # states of jobs that ended last, for those who wait for them
+KNOWN_ALIVE = 10_000  # ids of jobs of this process that are not final, so that who waits need not ask the store
 
 
 class Subscription:
@@ -76,13 +77,19 @@ class Bus:
     """One per manager; used in the event loop only."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, set[asyncio.Event]] = {}
+        self._readers: dict[str, set[asyncio.Event]] = {}  # woken by each change of the job
+        self._waiters: dict[str, set[asyncio.Event]] = {}  # woken by its final one
         self._subscriptions: list[Subscription] = []
         self._finals: OrderedDict[str, JobState] = OrderedDict()
+        self._alive: set[str] = set()
 
     def publish(self, state: JobState, events: Sequence[Event]) -> None:
         """Tell of committed events of a job of this process."""
-        if state.is_final:
+        if not state.is_final:
+            if len(self._alive) < KNOWN_ALIVE:
+                self._alive.add(state.job_id)
+        else:
+            self._alive.discard(state.job_id)
             self._finals[state.job_id] = state
             if len(self._finals) > RECENT_FINALS:
                 self._finals.popitem(last=False)
@@ -91,6 +98,9 @@ class Bus:
                 self.tell(state.job_id, event)
         for reader in self._readers.get(state.job_id, ()):
             reader.set()
+        if state.is_final:
+            for reader in self._waiters.get(state.job_id, ()):
+                reader.set()
 
     def tell(self, job_id: str, event: Event) -> None:
         """Hand one event to its listeners; also for events that no history holds, such as `step.progress`."""
@@ -106,6 +116,11 @@ class Bus:
         """The state of a job that ended here lately."""
         return self._finals.get(job_id)
 
+    def is_alive(self, job_id: str) -> bool:
+        """Whether the job's last event that this process saw was not the final one. Its next one is published here, or
+        another process runs it and `wake_readers` follows."""
+        return job_id in self._alive
+
     def subscribe(self, pattern: str, listener: Listener) -> Subscription:
         subscription = Subscription(self, pattern, listener)
         self._subscriptions.append(subscription)
@@ -116,21 +131,30 @@ class Bus:
             self._subscriptions.remove(subscription)
 
     @contextmanager
-    def reading(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job has changed."""
+    def reading(self, job_id: str, *, final_only: bool = False) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job has changed, or only when it has ended."""
+        table = self._waiters if final_only else self._readers
         reader = asyncio.Event()
-        self._readers.setdefault(job_id, set()).add(reader)
+        table.setdefault(job_id, set()).add(reader)
         try:
             yield reader
         finally:
-            readers = self._readers[job_id]
+            readers = table[job_id]
             readers.discard(reader)
             if not readers:
-                del self._readers[job_id]
+                del table[job_id]
+
+    def gone(self, job_id: str) -> None:
+        """The job was deleted: who reads or waits for it finds that out from the store."""
+        self._alive.discard(job_id)
+        self._finals.pop(job_id, None)
+        for reader in [*self._readers.get(job_id, ()), *self._waiters.get(job_id, ())]:
+            reader.set()
 
     def wake_readers(self) -> None:
-        """Another process may have written: let every reader look."""
-        for readers in self._readers.values():
+        """Another process may have written: let every reader look into the store."""
+        self._alive.clear()
+        for readers in [*self._readers.values(), *self._waiters.values()]:
             for reader in readers:
                 reader.set()
 

@@ -213,6 +213,7 @@ class JobManager:
     async def delete_job(self, job_id: str) -> None:
         """Delete a final or never started job and all that belongs to it. `InvalidTransition` for any other."""
         if await self.store.delete(job_id):
+            self._bus.gone(job_id)
             return
         summary = await self._summary(job_id)
         raise InvalidTransition(job_id, "delete", summary.status, allowed_verbs(summary.status), "cancel it first")
@@ -355,7 +356,7 @@ class JobManager:
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
         """Return the job when it is final. `WaitTimeout` after `timeout_s` seconds; the job goes on."""
-        with self._bus.reading(job_id) as changed:
+        with self._bus.reading(job_id, final_only=True) as changed:
             timer = None
             timed_out = False
 
@@ -371,7 +372,7 @@ class JobManager:
                     state = self._bus.recent_final(job_id)
                     if state is not None:
                         return job_of(state)
-                    if job_id not in self._worker.runners:
+                    if not self._bus.is_alive(job_id):
                         summary = await self._summary(job_id)
                         if summary.status.is_final:
                             return await self.get_job(job_id)

@@ -1,67 +1,31 @@
-"""Workflows: what to run. (Temporary stand-in until load, inputs, registry and secrets are here: replace this file.)"""
+"""Workflows: what to run. Definitions are loaded, checked and planned here; nothing of them runs."""
 
-import json
-import os
-from pathlib import Path
-from typing import Any, Protocol
+from openagents_json.workflow.check import check
+from openagents_json.workflow.graph import Block, Node, Plan, build_plan
+from openagents_json.workflow.inputs import InputSchema, schema_problems
+from openagents_json.workflow.load import load_folder, load_workflow, parse_text, parse_workflow
+from openagents_json.workflow.model import Retry, Step, Workflow
+from openagents_json.workflow.registry import WorkflowRegistry
+from openagents_json.workflow.secrets import EnvironmentSecrets, MappingSecrets, SecretProvider, mask
 
-from openagents_json.errors import WorkflowNotFound
-from openagents_json.workflow import limits
-from openagents_json.workflow.graph import Plan, build_plan
-from openagents_json.workflow.model import Retry, Workflow
-
-
-class SecretProvider(Protocol):
-    async def get(self, name: str) -> str: ...
-
-
-class EnvironmentSecrets:
-    async def get(self, name: str) -> str:
-        return os.environ[name]
-
-
-def mask(value: Any, secrets: Any) -> Any:
-    text = json.dumps(value)
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return json.loads(text)
-
-
-def parse_workflow(document: Any, source: str = "") -> Workflow:
-    return Workflow.model_validate({**document, "document": document})
-
-
-class InputSchema:
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self.schema = schema
-
-    def validate(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        defaults = {k: v["default"] for k, v in self.schema.get("properties", {}).items() if "default" in v}
-        return {**defaults, **inputs}
-
-
-class WorkflowRegistry:
-    def __init__(self, components: Any = None) -> None:
-        self.known: dict[str, Workflow] = {}
-        self.plans: dict[str, Plan] = {}
-
-    def register(self, definition: Any) -> Workflow:
-        if isinstance(definition, (str, Path)):
-            definition = json.loads(Path(definition).read_text())
-        workflow = parse_workflow(definition)
-        self.known[workflow.id] = workflow
-        return workflow
-
-    def get(self, workflow_id: str, version: str | None = None) -> Workflow:
-        if workflow_id not in self.known:
-            raise WorkflowNotFound(workflow_id)
-        return self.known[workflow_id]
-
-    def plan(self, workflow: Workflow) -> Plan:
-        if workflow.content_hash not in self.plans:
-            self.plans[workflow.content_hash] = build_plan(workflow)
-        return self.plans[workflow.content_hash]
-
-
-def check(definition: Any, components: Any = None) -> list[Any]:
-    return []
+__all__ = [
+    "Block",
+    "EnvironmentSecrets",
+    "InputSchema",
+    "MappingSecrets",
+    "Node",
+    "Plan",
+    "Retry",
+    "SecretProvider",
+    "Step",
+    "Workflow",
+    "WorkflowRegistry",
+    "build_plan",
+    "check",
+    "load_folder",
+    "load_workflow",
+    "mask",
+    "parse_text",
+    "parse_workflow",
+    "schema_problems",
+]

@@ -7,7 +7,7 @@ templates.py) and run by minijinja within bounds (evaluation.py). Data is never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -15,8 +15,22 @@ from typing import Any, Protocol
 from openagents_json.errors import ExpressionError
 from openagents_json.jsondata import FrozenDict
 from openagents_json.workflow import evaluation, templates
-from openagents_json.workflow.evaluation import MISSING, Evaluation, Exhausted, Refused, Undefined
-from openagents_json.workflow.grammar import Path, Translation, shorten, syntax_error
+from openagents_json.workflow.bounds import (
+    MISSING,
+    RENDERED_BYTES,
+    Evaluation,
+    Exhausted,
+    Refused,
+    Undefined,
+    describe,
+    look_up,
+    number,
+    result,
+    text_of,
+)
+from openagents_json.workflow.evaluation import explain
+from openagents_json.workflow.grammar import Path, Translation
+from openagents_json.workflow.tokens import shorten, syntax_error
 
 NESTING = 100  # levels of a value with templates in it
 CACHED_CHARACTERS = 1_000  # longer strings are compiled anew
@@ -177,27 +191,27 @@ def _filled(pieces: list[str | Callable[[Names], Any]], names: Names, source: st
         text = piece if isinstance(piece, str) else _text(piece(names), source)
         texts.append(text)
         characters += len(text)
-        if characters > evaluation.RENDERED_BYTES:
+        if characters > RENDERED_BYTES:
             raise _too_long(source)
     return _checked_text("".join(texts), source)
 
 
 def _text(value: Any, source: str) -> str:
     try:
-        return evaluation.text_of(value)
+        return text_of(value)
     except (Refused, Exhausted) as error:
-        raise evaluation.explain(error, source) from None
+        raise explain(error, source) from None
 
 
 def _checked_text(text: str, source: str) -> str:
-    limit = evaluation.RENDERED_BYTES
+    limit = RENDERED_BYTES
     if len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit):
         raise _too_long(source)
     return text
 
 
 def _too_long(source: str) -> ExpressionError:
-    return evaluation.explain(Exhausted("its text is longer than 1 MiB"), source)
+    return explain(Exhausted("its text is longer than 1 MiB"), source)
 
 
 def _constant(value: Any) -> Template:
@@ -242,47 +256,51 @@ def _evaluator(translation: Translation, source: str) -> Callable[[Names], Any]:
     """The function that gives the value of one `{{ }}`."""
     if translation.path is not None:
         return _path_evaluator(translation.path, source)
-
-    def evaluate(names: Names) -> Any:
-        try:
-            return evaluation.result(_run(translation, names, text=False))
-        except Exception as error:  # what comes out of an expression is an ExpressionError, whatever it did
-            raise evaluation.explain(error, source) from None
-
-    return evaluate
+    return lambda names: _run(translation, source, names, text=False)
 
 
 def _text_evaluator(translation: Translation, source: str) -> Callable[[Names], Any]:
-    def evaluate(names: Names) -> str:
-        try:
-            text = _run(translation, names, text=True)
-        except Exception as error:
-            raise evaluation.explain(error, source) from None
-        return _checked_text(text, source)
-
-    return evaluate
+    return lambda names: _checked_text(_run(translation, source, names, text=True), source)
 
 
-def _run(translation: Translation, names: Names, *, text: bool) -> Any:
-    values: list[Any] = []
-    missing: dict[int, str] = {}
+def _run(translation: Translation, source: str, names: Names, *, text: bool) -> Any:
+    paths = translation.paths
+    values = [_resolve(path, names) for path in paths]
+    try:
+        context, rows = _context(translation, values)
+        running = Evaluation(values, lambda number: _why_missing(paths[number], names))
+        code = translation.slow if MISSING in values else translation.fast
+        value = evaluation.run(code, context, running, rows, text=text)
+        return value if text else result(value)
+    except Exception as error:  # what comes out of an expression is an ExpressionError, whatever it did
+        raise _without_secrets(explain(error, source), paths, values) from None
+
+
+def _context(translation: Translation, values: list[Any]) -> tuple[dict[str, Any], int]:
+    """The variables of the translation, and how many rows their data has."""
     context = dict(translation.constants)
     rows = 0
-    for number, path in enumerate(translation.paths):
-        try:
-            value = _resolve(path, names)
-        except Undefined as error:
-            value, missing[number] = MISSING, str(error)
-        else:
-            if type(value) is int:
-                evaluation.number(value)
-            context[f"p{number}"] = value
+    for place, value in enumerate(values):
+        if value is MISSING:
+            continue
+        kind = type(value)
+        if kind is int:
+            number(value)
+        elif kind is not str:
             rows += evaluation.rows_of(value)
-        values.append(value)
+        context[f"p{place}"] = value
     if rows * translation.work > evaluation.WORK:
-        raise Exhausted(f"its data has {rows:,} rows, too many for this much work")
-    code = translation.slow if missing else translation.fast
-    return evaluation.run(code, context, Evaluation(values, missing), rows, text=text)
+        raise Exhausted(f"its data has {rows:,} rows, too many for {translation.work} operations on them")
+    return context, rows
+
+
+def _without_secrets(error: ExpressionError, paths: list[Path], values: list[Any]) -> ExpressionError:
+    """The error with the values of secrets blacked out: a message may quote a key or an operand."""
+    message = str(error)
+    for path, value in zip(paths, values, strict=True):
+        if path.root == "secrets" and isinstance(value, str) and value:
+            message = message.replace(value, "***")
+    return ExpressionError(message, expression=error.expression, code=error.code) if message != str(error) else error
 
 
 # ── paths ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,64 +311,66 @@ def _path_evaluator(path: Path, source: str) -> Callable[[Names], Any]:
     root, keys = path.root, path.keys
     is_step = root == "steps"
     step_id = str(keys[0]) if is_step else ""
-    rest = keys[1:] if is_step else keys
+    rest: tuple[Any, ...] = keys[1:] if is_step else keys
 
     def evaluate(names: Names) -> Any:
         try:
-            value = names.step(step_id) if is_step else names.value(root)
+            value: Any = names.step(step_id) if is_step else names.value(root)
             for key in rest:
                 value = value[key]
         except (KeyError, IndexError, TypeError):
-            return slowly(names)
+            return carefully(names)
         return value
 
-    def slowly(names: Names) -> Any:
-        try:
-            return _resolve(path, names)
-        except Undefined as error:
-            raise evaluation.explain(error, source) from None
+    def carefully(names: Names) -> Any:
+        value = _resolve(path, names)
+        if value is MISSING:
+            raise explain(Undefined(_why_missing(path, names)), source)
+        return value
 
-    return slowly if root == "secrets" or (is_step and not rest) else evaluate
+    return carefully if root == "secrets" or (is_step and not rest) else evaluate
 
 
 def _resolve(path: Path, names: Names) -> Any:
-    """The value at the path. Undefined, with a sentence that says where the path ends, if there is none."""
-    if path.root == "secrets":
-        return _secret(str(path.keys[0]), names)
-    value, keys, written = _start(path, names)
-    for place, key in enumerate(keys):
-        member = evaluation.look_up(value, key)
-        if member is MISSING:
-            raise Undefined(_why_missing(path, written, keys[:place], value, names))
-        value = member
+    """The value at the path, or MISSING."""
+    keys: tuple[Any, ...] = path.keys
+    try:
+        if path.root == "secrets":
+            return names.secret(keys[0])
+        if path.root == "steps":
+            step = names.step(keys[0])
+            value, keys = (step if isinstance(step, dict) else FrozenDict(step)), keys[1:]
+        else:
+            value = names.value(path.root)
+    except KeyError:
+        return MISSING
+    for key in keys:
+        value = look_up(value, key)
+        if value is MISSING:
+            break
     return value
 
 
-def _secret(name: str, names: Names) -> str:
-    try:
-        return names.secret(name)
-    except KeyError:
-        raise Undefined(f"The secret {name!r} does not exist, or secrets cannot be used here") from None
-
-
-def _start(path: Path, names: Names) -> tuple[Any, tuple[str | int, ...], Path]:
-    """The value that the path starts at, the keys that are left, and the part of the path walked."""
-    if path.root == "steps":
-        step_id = str(path.keys[0])
-        try:
-            step = names.step(step_id)
-        except KeyError:
-            raise Undefined(f"`{path}` is undefined: the step {step_id!r} has no result here") from None
-        return (step if isinstance(step, dict) else FrozenDict(step)), path.keys[1:], Path("steps", path.keys[:1])
-    try:
-        return names.value(path.root), path.keys, Path(path.root, ())
-    except KeyError:
-        raise Undefined(f"`{path}` is undefined: `{path.root}` does not exist here") from None
-
-
-def _why_missing(path: Path, start: Path, walked: tuple[str | int, ...], value: Any, names: Names) -> str:
-    holder = Path(start.root, start.keys + walked)
-    reason = f"`{holder}` is {evaluation.describe(value)}"
+def _why_missing(path: Path, names: Names) -> str:
+    """The sentence about a path that has no value: how far it goes, and what stands there."""
+    first = 1 if path.root in ("steps", "secrets") else 0
+    for end in range(first, len(path.keys) + 1):
+        part = Path(path.root, path.keys[:end])
+        if _resolve(part, names) is MISSING:
+            break
+    if end == first:
+        return f"`{path}` is undefined: {_absent(part)}"
+    holder = Path(path.root, path.keys[: end - 1])
+    value = _resolve(holder, names)
+    reason = f"`{holder}` is {describe(value)}"
     if value is None and path.root == "steps" and names.step(str(path.keys[0])).get("status") == "SKIPPED":
         reason += f", because the step {path.keys[0]!r} was skipped"
     return f"`{path}` is undefined: {reason}"
+
+
+def _absent(start: Path) -> str:
+    if start.root == "steps":
+        return f"the step {start.keys[0]!r} has no result here"
+    if start.root == "secrets":
+        return "there is no such secret, or secrets cannot be used here"
+    return f"`{start.root}` does not exist here"

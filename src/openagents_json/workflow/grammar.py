@@ -11,64 +11,30 @@ call, so that `a.b if a is defined else 0` fails only where the missing one is r
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from openagents_json.errors import ExpressionError
+from openagents_json.workflow.tokens import Reader, Token, unquote
+from openagents_json.workflow.vocabulary import (
+    ADVICE,
+    ALIASES,
+    ATTRIBUTE_FILTERS,
+    CONSTANTS,
+    FILTERS,
+    FUNCTIONS,
+    KEYWORDS,
+    KNOWN_ROOTS,
+    LOOP_FIELDS,
+    MAY_BE_EMPTY,
+    METHOD_NAMES,
+    SIGN_TESTS,
+    TESTS,
+    nearest,
+)
 
-EXPRESSION_CHARACTERS = 1_000  # of one {{ }} or {% %}
-TEMPLATE_BYTES = 64 * 1024  # of one string
 EXPRESSION_DEPTH = 32  # levels of nesting in one expression; minijinja's parser and compiler recurse
-EXPRESSION_OPERATORS = 200
-BLOCK_DEPTH = 16  # {% for %} and {% if %} inside each other; an elif counts as one level, as minijinja nests it
-TEMPLATE_TAGS = 500
-
-ROOTS = ("inputs", "item", "index", "iteration", "last", "job", "error")
-KNOWN_ROOTS = (*ROOTS, "steps", "secrets")
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-FILTERS = _words(
-    "abs batch bool capitalize center count default dictsort first float format groupby indent int items "
-    "join keys last length lines list lower map max min reject rejectattr replace reverse round select selectattr "
-    "slice sort split string sum title tojson trim truncate unique upper urlencode values"
-)
-ALIASES = {"d": "default"}
-TESTS = _words(
-    "boolean defined divisibleby endingwith eq equalto even false float ge gt in integer iterable le lower lt mapping "
-    "ne none number odd sequence startingwith string true undefined upper"
-)
-FUNCTIONS = frozenset(["range"])
-LOOP_FIELDS = _words("index index0 revindex revindex0 first last length")
-TAGS = ("for", "endfor", "if", "elif", "else", "endif", "set", "raw", "endraw")
-MAY_BE_EMPTY = frozenset(["first", "last", "max", "min"])  # of nothing these are undefined
-ATTRIBUTE_FILTERS = _words("groupby max min rejectattr selectattr sort sum unique")
-METHOD_NAMES = frozenset(name for kind in (dict, list, str) for name in dir(kind))
-ADVICE = {
-    "safe": "Nothing is escaped here; leave it out.",
-    "e": "Nothing is escaped here; leave it out.",
-    "escape": "Nothing is escaped here; leave it out.",
-    "random": "Results must be the same each time.",
-}
-
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+)
-      | (?P<number>\d[\d_]*(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)?)
-      | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
-      | (?P<sign>\*\*|//|==|!=|<=|>=|[-+*/%~<>=|.,:()\[\]{}])""",
-    re.VERBOSE | re.DOTALL,
-)
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": "\n"}
-_WORDS = _words("and or not in is if else true false none True False None")
-_CONSTANTS = {"true": "true", "True": "true", "false": "false", "False": "false", "none": "none", "None": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +77,7 @@ class Translation:
         return name
 
 
+_COMPARISONS = frozenset(["==", "!=", "<", "<=", ">", ">=", "in"])
 Forms = tuple[str, str]  # (fast, slow)
 
 
@@ -134,58 +101,7 @@ class Code:
         return cls((text, text), literal=literal)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    kind: str  # number, name, string, sign, end
-    text: str
-
-
-END = Token("end", "")
-
-
-def syntax_error(message: str, expression: str, code: str = "expression.syntax") -> ExpressionError:
-    """The error for a text that cannot be compiled, with the text (shortened) in its message."""
-    return ExpressionError(f"{message} In: {shorten(expression)}", expression=expression, code=code)
-
-
-def shorten(text: str) -> str:
-    """The text on one line, at most 200 characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:199] + "…"
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean `{matches[0]}`?" if matches else ""
-
-
-def scan(source: str, start: int, closing: str) -> tuple[list[Token], int, bool]:
-    """The tokens from `start` to the closing `}}` or `%}`, the place after it, and whether it trims (`-}}`)."""
-    tokens: list[Token] = []
-    position, braces = start, 0
-    while True:
-        if position - start > EXPRESSION_CHARACTERS:
-            message = f"The expression is longer than {EXPRESSION_CHARACTERS:,} characters; split it with `set` steps."
-            raise syntax_error(message, source[start - 2 : position], "limit.expression")
-        if braces == 0:
-            if source.startswith(closing, position):
-                return tokens, position + 2, False
-            if source.startswith("-" + closing, position):
-                return tokens, position + 3, True
-        match = _TOKEN.match(source, position)
-        if match is None:
-            written = source[start - 2 : position + 20]
-            if position >= len(source):
-                raise syntax_error(f"The expression is not closed; `{closing}` is missing.", written)
-            raise syntax_error(f"The character {source[position]!r} cannot stand here.", written)
-        kind, text = match.lastgroup or "", match.group()
-        position = match.end()
-        if kind != "space":
-            tokens.append(Token(kind, text))
-            braces = max(0, braces + (text == "{") - (text == "}"))
-
-
-class Parser:
+class Parser(Reader):
     """Reads the tokens of one expression or tag and translates them. Precedence is minijinja's."""
 
     def __init__(
@@ -196,55 +112,11 @@ class Parser:
         names: frozenset[str] = frozenset(),
         in_loop: bool = False,
     ) -> None:
+        super().__init__(tokens, source)
         self.translation = translation
-        self.tokens = tokens
-        self.source = source
         self.names = names  # what {% for %} and {% set %} have defined up to here
         self.in_loop = in_loop
-        self.place = 0
         self.depth = 0
-        operators = sum(token.kind == "sign" or token.text in _WORDS for token in tokens)
-        if operators > EXPRESSION_OPERATORS * 2:
-            message = "The expression has too many operators; split it with `set` steps."
-            raise self.error(message, "limit.expression")
-
-    def error(self, message: str, code: str = "expression.syntax") -> ExpressionError:
-        return syntax_error(message, self.source, code)
-
-    # ── tokens ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def token(self) -> Token:
-        return self.tokens[self.place] if self.place < len(self.tokens) else END
-
-    def take(self) -> Token:
-        token = self.token
-        self.place += 1
-        return token
-
-    def skip(self, text: str) -> bool:
-        if self.token.text == text and self.token.kind in ("sign", "name"):
-            self.place += 1
-            return True
-        return False
-
-    def expect(self, text: str) -> None:
-        if not self.skip(text):
-            raise self.error(f"Expected `{text}` but found {self.found()}.")
-
-    def found(self) -> str:
-        return f"`{self.token.text}`" if self.token is not END else "the end"
-
-    def name(self) -> str:
-        token = self.take()
-        if token.kind != "name" or token.text in _WORDS:
-            self.place -= 1
-            raise self.error(f"Expected a name but found {self.found()}.")
-        return token.text
-
-    def finish(self) -> None:
-        if self.token is not END:
-            raise self.error(f"Unexpected {self.found()}.")
 
     # ── operators, loosest first ──────────────────────────────────────────────────────────────────────────────────
 
@@ -272,8 +144,7 @@ class Parser:
     def chain(self, below: Callable[[], Code], signs: dict[str, str]) -> Code:
         """`a + b + c`: equal signs in a row become one flat form, so that long sums are not deep."""
         value = below()
-        while self.token.text in signs and self.token.kind in ("sign", "name"):
-            sign = self.token.text
+        while (sign := self.token.text) in signs and self.token.kind != "string":
             parts = [value]
             while self.skip(sign):
                 parts.append(below())
@@ -289,10 +160,7 @@ class Parser:
         return self.chain(self.negation, {"and": "(…)"})
 
     def negation(self) -> Code:
-        if not (self.token.kind == "name" and self.token.text == "not"):
-            return self.comparison()
-        self.take()
-        return self.nested("(not {})", self.negation)
+        return self.nested("(not {})", self.negation) if self.skip("not") else self.comparison()
 
     def nested(self, pattern: str, below: Callable[[], Code]) -> Code:
         self.depth += 1
@@ -314,15 +182,11 @@ class Parser:
         return self.join(f"({pattern})", *[self.charged(part) for part in parts])
 
     def comparison_sign(self) -> str:
-        token = self.token
-        if token.kind == "sign" and token.text in ("==", "!=", "<", "<=", ">", ">="):
-            return self.take().text
-        if token.kind == "name" and token.text == "in":
-            return self.take().text
-        following = self.tokens[self.place + 1] if self.place + 1 < len(self.tokens) else END
-        if token.kind == "name" and token.text == "not" and following.text == "in":
+        if self.at("not") and self.following.text == "in":
             self.place += 2
             return "not in"
+        if self.token.kind != "string" and self.token.text in _COMPARISONS:
+            return self.take().text
         return ""
 
     def charged(self, value: Code) -> Code:
@@ -347,8 +211,7 @@ class Parser:
         return self.filters(self.signed())
 
     def signed(self) -> Code:
-        if self.token.kind == "sign" and self.token.text == "-":
-            self.take()
+        if self.skip("-"):
             return self.nested("(-{})", self.signed)
         return self.postfix(*self.primary())
 
@@ -356,26 +219,31 @@ class Parser:
 
     def primary(self) -> tuple[Code | None, str]:
         """A value, or None and the name of a root whose path follows."""
-        token = self.take()
-        if token.kind == "name":
-            return self.named(token.text)
-        if token.kind == "string":
-            text = unquote(token.text, self.source)
-            if self.token.kind == "string":
-                raise self.error("Two strings stand side by side; join them with `~`.")
-            name = self.translation.constant(text)
-            return Code.of(name, text), ""
-        if token.kind == "number":
-            return self.number(token.text), ""
-        if token.text == "(":
+        kind, text = self.token
+        if kind == "name":
+            return self.named(text)
+        if kind == "string":
+            return self.string(text), ""
+        if kind == "number":
+            self.place += 1
+            return self.number(text), ""
+        if self.skip("("):
             return self.parentheses(), ""
-        if token.text == "[":
-            parts = self.listed("]")
-            return self.join("[" + ", ".join(["{}"] * len(parts)) + "]", *parts), ""
-        if token.text == "{":
+        if self.skip("["):
+            return self.list_of(self.listed("]")), ""
+        if self.skip("{"):
             return self.object(), ""
-        self.place -= 1
-        raise self.error(f"Expected a value but found {self.found()}.")
+        raise self.unexpected("a value")
+
+    def string(self, written: str) -> Code:
+        self.place += 1
+        if self.token.kind == "string":
+            raise self.error("Two strings stand side by side; join them with `~`.")
+        text = unquote(written, self.source)
+        return Code.of(self.translation.constant(text), text)
+
+    def list_of(self, parts: list[Code]) -> Code:
+        return self.join("[" + ", ".join(["{}"] * len(parts)) + "]", *parts)
 
     def number(self, text: str) -> Code:
         if re.fullmatch(r"[\d_]+", text):
@@ -395,8 +263,7 @@ class Parser:
         if self.skip(")"):
             return value
         self.expect(",")  # a tuple; JSON has lists only
-        parts = [value, *self.listed(")")]
-        return self.join("[" + ", ".join(["{}"] * len(parts)) + "]", *parts)
+        return self.list_of([value, *self.listed(")")])
 
     def listed(self, closing: str) -> list[Code]:
         parts: list[Code] = []
@@ -421,20 +288,20 @@ class Parser:
         return self.join("{{" + ", ".join(["{}: {}"] * (len(parts) // 2)) + "}}", *parts)
 
     def named(self, name: str) -> tuple[Code | None, str]:
-        if name in _CONSTANTS:
-            return Code.of(_CONSTANTS[name]), ""
-        if name in _WORDS:
-            self.place -= 1
-            raise self.error(f"Expected a value but found {self.found()}.")
+        if name in KEYWORDS and name not in CONSTANTS:
+            raise self.unexpected("a value")
+        self.place += 1
+        if name in CONSTANTS:
+            return Code.of(CONSTANTS[name]), ""
         if name in self.names:
             return (self.loop_field() if name == "loop" else Code.of(f"v_{name}")), ""
         if name in FUNCTIONS:
             return self.call(name), ""
         if name in KNOWN_ROOTS:
             return None, name
-        following = " Functions other than `range` do not exist here." if self.token.text == "(" else ""
+        following = " Functions other than `range` do not exist here." if self.at("(") else ""
         known = ", ".join(KNOWN_ROOTS)
-        raise self.error(f"The name `{name}` is unknown; known are {known}.{following}{_nearest(name, KNOWN_ROOTS)}")
+        raise self.error(f"The name `{name}` is unknown; known are {known}.{following}{nearest(name, KNOWN_ROOTS)}")
 
     def loop_field(self) -> Code:
         self.expect(".")
@@ -452,7 +319,7 @@ class Parser:
 
     def postfix(self, value: Code | None, root: str) -> Code:
         keys: list[str | int] = []
-        while self.token.text in (".", "[", "(") and self.token.kind == "sign":
+        while self.token.kind == "sign" and self.token.text in ".[(":
             sign = self.take().text
             if sign == "(":
                 raise self.error("Only `range` can be called; use filters instead of methods, such as `| upper`.")
@@ -477,11 +344,9 @@ class Parser:
         return self.access(value, keys) if keys else value
 
     def field_name(self) -> str:
-        token = self.take()
-        if token.kind != "name":
-            self.place -= 1
-            raise self.error(f"Expected a field name after `.` but found {self.found()}.")
-        return token.text
+        if self.token.kind != "name":
+            raise self.unexpected("a field name after `.`")
+        return self.take().text
 
     def subscript(self) -> Code | list[Code]:
         """The key between brackets, or the three parts of a slice."""
@@ -489,7 +354,7 @@ class Parser:
         parts = [none, none, none]
         count = 0
         while True:
-            if self.token.text not in (":", "]") or self.token.kind != "sign":
+            if not (self.at(":") or self.at("]")):
                 parts[count] = self.key()
             if self.skip("]"):
                 break
@@ -549,8 +414,7 @@ class Parser:
         while True:
             if self.skip("|"):
                 value = self.filter(value)
-            elif self.token.kind == "name" and self.token.text == "is":
-                self.take()
+            elif self.skip("is"):
                 value = self.test(value)
             else:
                 return value
@@ -559,7 +423,7 @@ class Parser:
         name = self.name()
         name = ALIASES.get(name, name)
         if name not in FILTERS:
-            advice = f" {ADVICE[name]}" if name in ADVICE else _nearest(name, FILTERS)
+            advice = f" {ADVICE[name]}" if name in ADVICE else nearest(name, FILTERS)
             raise self.error(f"There is no filter `{name}`.{advice}")
         arguments = self.arguments()
         self.translation.work += 1
@@ -571,9 +435,9 @@ class Parser:
                 return mapped
             self.literal(arguments, 0, "map", FILTERS)
         elif name in ("select", "reject") and arguments:
-            self.literal(arguments, 0, name, TESTS)
+            self.literal(arguments, 0, name, TESTS | SIGN_TESTS)
         elif name in ("selectattr", "rejectattr") and len(arguments) > 1:
-            self.literal(arguments, 1, name, TESTS)
+            self.literal(arguments, 1, name, TESTS | SIGN_TESTS)
         if name in ATTRIBUTE_FILTERS:
             self.check_attribute(name, arguments)
         code = self.apply(value, name, arguments)
@@ -596,9 +460,8 @@ class Parser:
         if not self.skip("("):
             return arguments
         while not self.skip(")"):
-            following = self.tokens[self.place + 1] if self.place + 1 < len(self.tokens) else END
             key = ""
-            if self.token.kind == "name" and following.text == "=":
+            if self.token.kind == "name" and self.following == ("sign", "="):
                 key = self.name()
                 self.expect("=")
             elif arguments and arguments[-1][0]:
@@ -626,8 +489,8 @@ class Parser:
         if len(arguments) <= place or arguments[place][0] or not isinstance(arguments[place][1].literal, str):
             raise self.error(f"`{name}` needs the name of a {what} as a literal string, such as {name}('string').")
         given = str(arguments[place][1].literal)
-        if ALIASES.get(given, given) not in known or given in ("map", "attribute"):
-            raise self.error(f"There is no {what} `{given}` for `{name}`.{_nearest(given, known)}")
+        if ALIASES.get(given, given) not in known or given == "map":
+            raise self.error(f"There is no {what} `{given}` for `{name}`.{nearest(given, known)}")
 
     def check_attribute(self, name: str, arguments: list[tuple[str, Code]]) -> None:
         """minijinja takes the Python method where the key is missing, so such keys cannot be asked for."""
@@ -641,15 +504,10 @@ class Parser:
     def test(self, value: Code) -> Code:
         negated = self.skip("not")
         token = self.take()
-        name = _CONSTANTS.get(token.text, token.text)
+        name = CONSTANTS.get(token.text, token.text)
         if name not in TESTS or token.kind != "name":
-            raise self.error(f"There is no test `{token.text}`.{_nearest(token.text, TESTS)}")
-        if self.token.text == "(":
-            arguments = self.arguments()
-        elif self.token.kind in ("string", "number") or self.token.text in ("[", "{") or self.starts_value():
-            arguments = [("", self.signed())]
-        else:
-            arguments = []
+            raise self.error(f"There is no test `{token.text}`.{nearest(token.text, TESTS)}")
+        arguments = [("", self.signed())] if self.starts_value() else self.arguments()
         if name in ("defined", "undefined"):
             code = self.defined(value)
             return self.join("(not {})", code) if negated != (name == "undefined") else code
@@ -660,7 +518,11 @@ class Parser:
         return self.join(pattern + ")", self.charged(value), *[code for _, code in arguments])
 
     def starts_value(self) -> bool:
-        return self.token.kind == "name" and self.token.text not in _WORDS - set(_CONSTANTS)
+        """Whether the argument of a test follows without parentheses, as in `is divisibleby 3`."""
+        kind, text = self.token
+        if kind == "name":
+            return text not in KEYWORDS or text in CONSTANTS
+        return kind in ("string", "number") or self.at("[") or self.at("{")
 
     def defined(self, value: Code) -> Code:
         if value.defined:
@@ -670,25 +532,3 @@ class Parser:
 
 def _fill(pattern: str, parts: list[Forms]) -> Forms:
     return pattern.format(*[part[0] for part in parts]), pattern.format(*[part[1] for part in parts])
-
-
-def unquote(text: str, source: str) -> str:
-    """The value of a string literal."""
-
-    def replace(match: re.Match[str]) -> str:
-        escape = match[1]
-        if len(escape) > 1:
-            return chr(int(escape[1:], 16))
-        if escape in "\\'\"/":
-            return escape
-        if escape in _ESCAPES:
-            return _ESCAPES[escape]
-        raise syntax_error(f"The escape `\\{escape}` is unknown; write `\\\\{escape}` for a backslash.", source)
-
-    if "\\" not in text:
-        return text[1:-1]
-    value = _ESCAPE.sub(replace, text[1:-1])
-    try:  # two halves of a surrogate pair, as JSON writes them, become one character
-        return value.encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError:
-        raise syntax_error("The string contains half a surrogate pair.", source) from None

@@ -7,8 +7,7 @@ array, so every definition reads downwards and is acyclic by construction.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,8 @@ from openagents_json.errors import ExpressionError, InvalidDefinition, Problem
 from openagents_json.workflow import limits
 from openagents_json.workflow.expressions import Template, compile_condition, compile_template
 from openagents_json.workflow.model import RESERVED_IDS, Step, Workflow
+from openagents_json.workflow.problems import Problems, member_path
+from openagents_json.workflow.problems import nearest as nearest  # job.store.query has it from here
 
 
 @dataclass(eq=False, slots=True)
@@ -46,7 +47,7 @@ class Node:
             if template is not None:
                 yield f"{self.path}.{name}", template
         for name, template in self.inputs.items():
-            yield f"{self.path}.inputs.{name}", template
+            yield member_path(f"{self.path}.inputs", name), template
 
 
 @dataclass(eq=False, slots=True)
@@ -82,17 +83,22 @@ class Plan:
 
 def build_plan(workflow: Workflow) -> Plan:
     """The plan of a workflow. `InvalidDefinition` with every problem of its expressions, references and order."""
-    planner = _Planner(workflow)
-    plan = planner.build()
-    if planner.problems:
-        raise InvalidDefinition(planner.problems, f"workflow {workflow.id!r}")
+    plan, problems = plan_with_problems(workflow)
+    if problems:
+        raise InvalidDefinition(problems, f"workflow {workflow.id!r}")
     return plan
+
+
+def plan_with_problems(workflow: Workflow) -> tuple[Plan, list[Problem]]:
+    """The plan of a workflow and every problem met. With problems, the plan is good only for looking further."""
+    planner = _Planner(workflow)
+    return planner.build(), planner.problems.found
 
 
 class _Planner:
     def __init__(self, workflow: Workflow) -> None:
         self.workflow = workflow
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.nodes: dict[str, Node] = {}
         self.input_names = _known_inputs(workflow.inputs)
 
@@ -113,7 +119,7 @@ class _Planner:
         return Plan(workflow, root, finally_block, outputs, self.nodes, secret_inputs(workflow.inputs))
 
     def problem(self, path: str, message: str, suggestion: str | None = None) -> None:
-        self.problems.append(Problem(path, message, suggestion))
+        self.problems.add(path, message, suggestion)
 
     # ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -140,7 +146,7 @@ class _Planner:
         if step.kind == "component":
             node.component = self.compile(step.component, f"{path}.component")
             for name, value in step.inputs.items():
-                node.inputs[name] = self.compile(value, f"{path}.inputs.{name}")
+                node.inputs[name] = self.compile(value, member_path(f"{path}.inputs", name))
         elif step.kind == "set":
             node.value = self.compile(step.set, f"{path}.set")
         elif step.kind == "foreach":
@@ -223,7 +229,14 @@ class _Planner:
         return names
 
     def check_names(
-        self, template: Template, path: str, block: Block, before: int, roots: set[str], *, secrets_allowed: bool = False
+        self,
+        template: Template,
+        path: str,
+        block: Block,
+        before: int,
+        roots: set[str],
+        *,
+        secrets_allowed: bool = False,
     ) -> None:
         for name in sorted(template.steps):
             found = self.find(name, block, before)
@@ -256,12 +269,6 @@ class _Planner:
         if name in self.nodes:
             return f"Step {name!r} cannot be seen from here.", None
         return f"There is no step {name!r}.", nearest(name, self.nodes)
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """A sentence that suggests the nearest known name, or None when nothing is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"Did you mean {matches[0]!r}?" if matches else None
 
 
 def secret_inputs(schema: dict[str, Any]) -> frozenset[str]:

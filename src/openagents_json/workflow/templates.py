@@ -8,17 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from openagents_json.workflow.grammar import (
-    BLOCK_DEPTH,
-    TEMPLATE_BYTES,
-    TEMPLATE_TAGS,
-    Forms,
-    Parser,
-    Token,
-    Translation,
-    scan,
-    syntax_error,
-)
+from openagents_json.workflow.grammar import Forms, Parser, Translation
+from openagents_json.workflow.tokens import Token, scan, syntax_error
+
+TEMPLATE_BYTES = 64 * 1024  # of one string
+TEMPLATE_TAGS = 500
+BLOCK_DEPTH = 16  # {% for %} and {% if %} inside each other; an elif counts as one level, as minijinja nests it
 
 _OPENING = re.compile(r"\{([{%#])([-+]?)")
 _RAW = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}")
@@ -195,10 +190,9 @@ class _Template:
         self.open(block, parser)
         forms = rows.forms
         if parser.skip("if"):
-            inner = self.parser(parser.tokens[parser.place :], tag.source)
-            condition = inner.either().forms
-            inner.finish()
-            parser.place = len(parser.tokens)
+            parser.names |= block.names
+            parser.in_loop = True
+            condition = parser.either().forms
             forms = (f"{forms[0]} if {condition[0]}", f"{forms[1]} if {condition[1]}")
         self.emit(forms, "{% for " + ", ".join(f"v_{name}" for name in names) + " in … %}")
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -22,8 +22,8 @@ from openagents_json.workflow import limits
 from openagents_json.workflow.problems import member_path, printable, shown
 
 MAX_INTEGER_DIGITS = 4_300  # what Python turns into an int without being asked twice
-_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _YAML_NULL = frozenset(["", "~", "null", "Null", "NULL"])
 _YAML_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _YAML_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -283,9 +283,9 @@ class _Builder:
     def key(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, parent: _Open) -> None:
         if not isinstance(event, yaml.ScalarEvent):
             self.refuse(event, "A key must be a string, not a list or an object.")
-        key = _plain_scalar(event.value) if event.implicit[0] else event.value
-        if not isinstance(key, str):
-            self.refuse(event, f"The key {shown(event.value)} is no string. Put it in quotes.")
+        key = event.value
+        if _is_plain(event) and not _is_word(key):
+            self.refuse(event, f"The key {shown(key)} is no string. Put it in quotes.")
         if key in parent.value:
             self.refuse(event, f"The key {shown(key)} stands twice here.")
         parent.key, parent.key_event = key, event
@@ -311,7 +311,7 @@ class _Builder:
             self.note(path, start)
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:
-        if not event.implicit[0]:
+        if not _is_plain(event):
             return event.value
         try:
             value = _plain_scalar(event.value)
@@ -321,13 +321,27 @@ class _Builder:
             self.refuse(event, f"{shown(event.value, 30)} is no JSON number. Use null, or put it in quotes.")
         return value
 
-    def refuse(self, event: yaml.Event, message: str) -> Any:
+    def refuse(self, event: yaml.Event, message: str) -> NoReturn:
         raise BadText(Problem(self.path(), message, None, *_place(event)))
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:
-    mark = event.start_mark
+    mark: Any = event.start_mark
     return mark.line + 1, mark.column + 1
+
+
+def _is_plain(event: yaml.ScalarEvent) -> bool:
+    """Whether a scalar stands without quotes."""
+    implicit: Any = event.implicit  # a pair, whatever the type stubs say
+    return bool(implicit[0])
+
+
+def _is_word(text: str) -> bool:
+    """Whether a scalar without quotes is a string."""
+    try:
+        return isinstance(_plain_scalar(text), str)
+    except ValueError:
+        return False
 
 
 def _plain_scalar(text: str) -> Any:

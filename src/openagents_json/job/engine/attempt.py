@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -28,6 +28,7 @@ logger = logging.getLogger("openagents_json.job")
 
 MESSAGE_CHARACTERS = 2_000  # of an error's message in the record
 DETAILS_BYTES = 16 * 1024  # of an error's details
+_SMALL = (int, float, bool, type(None))
 
 
 class Attempt:
@@ -41,6 +42,7 @@ class Attempt:
         component: Component,
         isolation: Isolation,
         timeout_s: float | None,
+        secrets: Mapping[str, str],
         report: Callable[[Attempt, Happening], None],
         ended: Callable[[Attempt], None],
     ) -> None:
@@ -53,17 +55,23 @@ class Attempt:
         self.is_abandoned = False
         self._worker = worker
         self._timeout_s = timeout_s
+        self._secrets = secrets  # values to mask in whatever the attempt gives; filled by the runner before the call
         self._report = report  # called once: what became of the attempt
         self._ended = ended  # called once, when the code has really ended
         self._code: asyncio.Future[Any] | None = None
         self._timer: Any = None
         self._stop_reason: str | None = None  # the first reason to stop wins
         self._timed_out = False
-        self._secrets: Mapping[str, str] = {}
+        self._preparation: asyncio.Task[Any] | None = None
 
-    def start(self, inputs: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
+    def prepare(self, preparation: asyncio.Task[Any]) -> None:
+        """Something has to be waited for before the call. It is cancelled when the attempt is told to stop, and then
+        has to call `end_unstarted`."""
+        self._preparation = preparation
+
+    def start(self, inputs: Mapping[str, Any]) -> None:
         """Make the call. Never raises: what is wrong with the inputs is reported like any failure."""
-        self._secrets = secrets
+        self._preparation = None
         try:
             _check_size(inputs)
             call = self.component.prepare(inputs, self.context, self._worker.instances)
@@ -73,15 +81,16 @@ class Attempt:
         if self.isolation == "thread":
             self._code = self._worker.threads.submit(call)
         elif self.component.is_async:
-            self._code = self._worker.loop.create_task(call())
+            self._code = self._worker.loop.create_task(_contained(call()))
         else:
-            self._code = self._worker.loop.create_task(_inline(call))
+            self._code = self._worker.loop.create_task(_contained(_inline(call)))
         self._code.add_done_callback(self._code_ended)
         if self._timeout_s is not None:
             self._timer = self._worker.clock.call_later(self._timeout_s, self._expire)
 
     def fail(self, error: Exception) -> None:
         """Report a failure that comes before the call."""
+        self._preparation = None
         self._finish(self._failure(error))
 
     def end_unstarted(self) -> None:
@@ -103,6 +112,8 @@ class Attempt:
     def _tell_to_stop(self, reason: str, grace_s: float) -> None:
         self.context.cancel(reason)
         self._cancel_timer()
+        if self._preparation is not None:
+            self._preparation.cancel(reason)
         if self._code is None or self._code.done():
             return
         if self.isolation != "thread":
@@ -145,9 +156,9 @@ class Attempt:
             output = self.component.accept_output(value)
         except Exception as error:
             return self._failure(error)
-        return AttemptSucceeded(
-            self.path, self.token, mask(output, self._secrets.values()) if self._secrets else output
-        )
+        if self._secrets:
+            output = mask(output, self._secrets.values())
+        return AttemptSucceeded(self.path, self.token, output)
 
     def _stopped_or_timed_out(self, *, abandoned: bool = False) -> Happening:
         if not self._timed_out:
@@ -179,7 +190,7 @@ class Attempt:
             "retryable": retryable,
             "details": details,
         }
-        return mask(info, self._secrets.values()) if self._secrets else info  # type: ignore[no-any-return]
+        return mask(info, self._secrets.values()) if self._secrets else info
 
     def _default_retry(self) -> Retry | None:
         given = self.component.retry
@@ -198,7 +209,17 @@ async def _inline(call: Callable[[], Any]) -> Any:
     return call()
 
 
+async def _contained(code: Coroutine[Any, Any, Any]) -> Any:
+    """A component that exits ends its attempt; asyncio would let it end the program."""
+    try:
+        return await code
+    except SystemExit as error:
+        raise StepFailure("component.SystemExit", f"The component called exit({error.code!r}).") from None
+
+
 def _check_size(inputs: Mapping[str, Any]) -> None:
+    if all(type(value) in _SMALL or (type(value) is str and len(value) < 1_000) for value in inputs.values()):
+        return  # the usual case, not worth encoding: a step has at most as many inputs as its definition has bytes
     try:
         plain(inputs, limit_bytes=limits.INPUTS_BYTES)
     except NotJson as error:

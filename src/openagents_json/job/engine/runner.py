@@ -159,7 +159,8 @@ class Runner:
             except RequestsPending:
                 happenings = [*await self._reload(), *happenings]
             except BaseException:
-                for run in decision.calls:  # they took slots and will never be called
+                for call in decision.calls:  # they took slots and will never be made
+                    run = call.run
                     self._worker.free_slot(self._worker.isolation_of(run.component or "", self.state.node(run)))
                 raise
 
@@ -179,7 +180,10 @@ class Runner:
             snapshot=snapshot,
             abandoned=sum(1 for event in events if event.data.get("abandoned")),
         )
-        await self._patiently(lambda: self._worker.store.commit(commit))
+        try:
+            await self._worker.store.commit(commit)
+        except StoreUnavailable:
+            await self._patiently(lambda: self._worker.store.commit(commit))
         self._committed, self._status = state.number, state.status
         self._requests.clear()
         if snapshot is not None:
@@ -220,18 +224,17 @@ class Runner:
             if (attempt := self._attempts.get(run.path)) is not None:
                 forced = reason == "force_cancelled"
                 attempt.stop(reason, FORCED_GRACE_S if forced else self._worker.settings.cancel_grace_s)
-        for run in decision.calls:
-            self._call(run)
+        for call in decision.calls:
+            self._call(call.run, call.inputs)
 
-    def _call(self, run: StepRun) -> None:
+    def _call(self, run: StepRun, inputs: dict[str, Any] | None) -> None:
         worker, state, node = self._worker, self.state, self.state.node(run)
         name = run.component or ""
+        refusal: Exception | None = None
         try:
             component = worker.components.get(name)
         except ComponentNotFound as error:
-            component, missing = worker.missing_component, error
-        else:
-            missing = None
+            component, refusal = worker.missing_component, error
         timeout_s = node.step.timeout if node.step.timeout is not None else component.timeout_s
         now_us = worker.clock.now_us()
         context = StepContext(
@@ -248,14 +251,13 @@ class Runner:
         isolation = worker.isolation_of(name, node)
         attempt = Attempt(worker, run, context, component, isolation, timeout_s, self._ended, self._code_ended)
         self._attempts[run.path] = attempt
-        if missing is not None:
-            attempt.fail(missing)
-            return
-        if (refusal := isolation_refusal(component.is_async, isolation, name)) is not None:
+        refusal = refusal or isolation_refusal(component.is_async, isolation, name)
+        if refusal is not None:
             attempt.fail(refusal)
             return
-        secrets = self._secret_names(node)
-        if secrets:
+        if inputs is not None:
+            attempt.start(inputs, {})
+        elif secrets := self._secret_names(node):
             worker.spawn(self._start_with_secrets(attempt, run, node, secrets), f"secrets of {run.path}")
         else:
             self._start(attempt, run, node, {})
@@ -326,11 +328,15 @@ class Runner:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due_us = self.state.next_due_us()
+        # A step that is due and has found no slot stands in `startable`; the slot will wake it.
+        delayed, startable = self.state.delayed, self.state.startable
+        due_us = min((due for path, due in delayed.items() if path not in startable), default=None)
         if due_us is not None:
             delay_s = (due_us - self._worker.clock.now_us()) / SECOND_US
-            if delay_s > 0:  # else it is due and waits for a slot, which wakes it
+            if delay_s > 0:
                 self._timer = self._worker.clock.call_later(delay_s, self.look_again)
+            else:  # it became due while this turn was being committed
+                self.look_again()
 
 
 def as_requested(request: Request) -> Requested:

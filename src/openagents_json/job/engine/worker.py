@@ -349,7 +349,7 @@ class Worker:
         if event.is_set():
             return
         over = self.loop.create_future()
-        timer = self.clock.call_later(seconds, lambda: over.done() or over.set_result(None))
+        timer = self.clock.call_later(seconds, lambda: None if over.done() else over.set_result(None))
         waiting = self.loop.create_task(event.wait())
         try:
             await asyncio.wait([waiting, over], return_when=asyncio.FIRST_COMPLETED)

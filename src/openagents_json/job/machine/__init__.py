@@ -1,7 +1,7 @@
-"""The machine: the pure heart of a job. `decide` says what follows, `apply` changes the state, `fold` reads a history."""
+"""The machine, pure: `decide` says what follows, `apply` changes the state, `fold` reads a history."""
 
 from openagents_json.job.machine.apply import apply, fold
-from openagents_json.job.machine.decide import Admit, Decision, create, decide, error_info, no_slots
+from openagents_json.job.machine.decide import Admit, Call, Decision, create, decide, error_info, no_slots
 from openagents_json.job.machine.happenings import (
     AttemptFailed,
     AttemptStopped,
@@ -32,6 +32,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptStopped",
     "AttemptSucceeded",
+    "Call",
     "Claimed",
     "Decision",
     "Happening",

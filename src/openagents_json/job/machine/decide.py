@@ -52,11 +52,20 @@ Admit = Callable[[str, Node], bool | None]
 
 
 @dataclass(slots=True)
+class Call:
+    """An attempt to call. `inputs` are what the component gets, or None where they have to be rendered for the attempt:
+    they hold a secret, or this is not the first attempt."""
+
+    run: StepRun
+    inputs: dict[str, Any] | None
+
+
+@dataclass(slots=True)
 class Decision:
     """What a turn decided. `calls` and `stops` are to be carried out after the events are committed."""
 
     events: list[Event] = field(default_factory=list)
-    calls: list[StepRun] = field(default_factory=list)  # attempts to call
+    calls: list[Call] = field(default_factory=list)
     stops: list[tuple[StepRun, str]] = field(default_factory=list)  # attempts to stop, with the reason
     refused: list[tuple[Requested, InvalidTransition]] = field(default_factory=list)
 
@@ -105,7 +114,10 @@ def decide(
     admit: Admit,
     linger_us: int = DEFAULT_LINGER_US,
 ) -> Decision:
-    """Take in what happened and decide what follows. Changes `state`, which is then ahead of the store until the commit."""
+    """Take in what happened and decide what follows.
+
+    Changes `state`, which is then ahead of the store until the commit.
+    """
     turn = _Turn(state, now_us, random, admit, linger_us)
     for happening in happenings:
         turn.take(happening)
@@ -295,6 +307,8 @@ class _Turn:
         return self.is_held and not self.state.pause_requested and self.releasing is None
 
     def next_closing(self) -> str | None:
+        if not self.state.closing:
+            return None
         return next((path for path in self.state.closing if self.may_close(path)), None)
 
     def may_close(self, path: str) -> bool:
@@ -407,8 +421,8 @@ class _Turn:
         else:
             try:
                 data = {"outputs": self.outputs(state.scopes[ROOT])}
-            except ExpressionError as error:
-                outcome, data = JobStatus.FAILED, {"error": expression_info(error)}
+            except ExpressionError as undefined:
+                outcome, data = JobStatus.FAILED, {"error": expression_info(undefined)}
         if self.has_finally_to_run():
             self.record("job.finally_started", {"outcome": str(outcome)} | data)
         else:
@@ -440,13 +454,13 @@ class _Turn:
         """Start what a slot is free for. True when a step failed instead, which `advance` has to look at."""
         state = self.state
         failed = False
-        for path, prepared in list(state.startable.items()):
+        for path, prepared in list(state.startable.items()):  # prepared: asked before, and there was no slot
             run = state.runs.get(path)
             if run is None or (path not in state.ready and path not in state.delayed):
                 del state.startable[path]  # its scope was stopped meanwhile
                 continue
             try:
-                data = prepared or self.prepare_attempt(run)
+                data, inputs = prepared or self.prepare_attempt(run)
             except ExpressionError as error:
                 del state.startable[path]
                 self.fail_step(run, expression_info(error, run))
@@ -456,15 +470,16 @@ class _Turn:
             if admitted:
                 del state.startable[path]
                 self.record("attempt.started", data)
-                self.decision.calls.append(run)
+                self.decision.calls.append(Call(run, inputs))
             else:
-                state.startable[path] = data
+                state.startable[path] = (data, inputs)
                 if admitted is None:
                     break
         return failed
 
-    def prepare_attempt(self, run: StepRun) -> dict[str, Any]:
-        """The data of the attempt's first event: what is called, with what, under which key."""
+    def prepare_attempt(self, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The data of the attempt's first event (what is called, with what, under which key), and the inputs to call
+        it with if they are known already."""
         state = self.state
         if self.events_left() <= 0:
             message = f"The job has reached the limit of {limits.EVENTS_PER_JOB} events."
@@ -477,9 +492,7 @@ class _Turn:
             "key": f"{state.job_id}/{run.path}",
             "component": run.component or self.component_name(node, names),
         }
-        if run.attempt == 0:
-            self.render_inputs(node, names, data)
-        return data
+        return data, self.render_inputs(node, names, data) if run.attempt == 0 else None
 
     def component_name(self, node: Node, names: ScopeNames) -> str:
         assert node.component is not None
@@ -492,15 +505,17 @@ class _Turn:
             raise ExpressionError(message, code="component.not_allowed", expression=str(node.component.source))
         return str(name)
 
-    def render_inputs(self, node: Node, names: ScopeNames, data: dict[str, Any]) -> None:
-        """Rendered inputs, or references where they only pass recorded data on or hold a secret."""
+    def render_inputs(self, node: Node, names: ScopeNames, data: dict[str, Any]) -> dict[str, Any] | None:
+        """Put into `data` the rendered inputs, or references where they only pass recorded data on or hold a secret.
+        Returns all inputs, or None if one holds a secret."""
+        rendered: dict[str, Any] = {}
         values: dict[str, Any] = {}
         refs: dict[str, Any] = {}
         for name, template in node.inputs.items():
             if self.state.plan.holds_secret(template):
                 refs[name] = template.source
                 continue
-            value = template.render(names)  # references too: a missing one fails the step here
+            value = rendered[name] = template.render(names)
             if template.is_reference:
                 refs[name] = template.source
             else:
@@ -509,6 +524,7 @@ class _Turn:
             data["inputs"] = values
         if refs:
             data["refs"] = refs
+        return rendered if len(rendered) == len(node.inputs) else None
 
     # ── the end of the turn ───────────────────────────────────────────────────────────────────────────────────────
 

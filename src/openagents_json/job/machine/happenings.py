@@ -72,7 +72,10 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class AttemptStopped:
-    """The attempt was told to stop and its code is dead (or `abandoned`). `reason`: cancelled, sibling_failed, shutdown."""
+    """The attempt was told to stop and its code is dead (or `abandoned`).
+
+    `reason` is cancelled, force_cancelled, sibling_failed, shutdown or lost_lease.
+    """
 
     path: str
     token: int

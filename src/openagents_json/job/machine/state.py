@@ -14,7 +14,7 @@ import msgspec
 
 from openagents_json.errors import StoreError
 from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
-from openagents_json.jsondata import freeze
+from openagents_json.jsondata import FrozenDict, freeze
 from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.graph import Block, Node, Plan
 
@@ -114,9 +114,8 @@ class JobState(Folded):
     """The folded state and the plan it runs by."""
 
     plan: Plan = None  # type: ignore[assignment]
-    agenda: deque[str] = msgspec.field(
-        default_factory=deque
-    )  # turn: paths of `ready` that decide has not looked at yet
+    # turn: paths of `ready` that decide has not looked at yet
+    agenda: deque[str] = msgspec.field(default_factory=deque)
     startable: dict[str, Any] = {}  # turn: steps that only wait for a slot → their attempt.started, once prepared
     to_stop: list[str] = []  # turn: active runs of scopes that were stopped
     views: dict[str, Any] = {}  # cache: frozen outputs, item lists and item views by path
@@ -170,7 +169,8 @@ def decode_snapshot(data: bytes, plan: Plan) -> JobState:
         folded = _decoder.decode(data)
     except msgspec.DecodeError as error:
         raise StoreError(f"A snapshot does not decode: {error}") from None
-    state = JobState(*(getattr(folded, name) for name in _FIELDS), plan=plan)
+    state = JobState(**{name: getattr(folded, name) for name in _FIELDS})
+    state.plan = plan
     state.rewind_turn()
     return state
 
@@ -250,15 +250,14 @@ def step_view(state: JobState, path: str) -> Mapping[str, Any]:
     run = state.runs.get(path)
     if run is None:
         return _NOT_RUN
-    view = {
-        "output": step_output(state, run),
-        "success": run.status == StepStatus.COMPLETED,
-        "status": str(run.status),
-        "error": run.error,
-    }
+    frozen = FrozenDict(
+        output=freeze(step_output(state, run)),
+        success=run.status is StepStatus.COMPLETED,
+        status=run.status.value,
+        error=freeze(run.error),
+    )
     if state.node(run).body is not None:
-        view["errors"] = run.item_errors
-    frozen: Mapping[str, Any] = freeze(view)
+        frozen = FrozenDict(frozen, errors=freeze(run.item_errors))
     if run.ended_us is not None:
         state.views[path] = frozen
     return frozen
@@ -276,7 +275,7 @@ def step_output(state: JobState, run: StepRun) -> Any:
         return None
     failed = {entry["index"] for entry in run.item_errors}
     skip = node.step.on_item_error == "skip"
-    view = []
+    view: list[Any] = []
     for index in range(run.count):
         if index in failed:
             if not skip:

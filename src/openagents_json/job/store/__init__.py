@@ -43,7 +43,10 @@ __all__ = [
 
 
 def make_store(
-    store: str | Path | JobStore | None, path: str | Path | None = None, clock: Clock | None = None, lease_s: float = 30.0
+    store: str | Path | JobStore | None,
+    path: str | Path | None = None,
+    clock: Clock | None = None,
+    lease_s: float = 30.0,
 ) -> JobStore:
     """A store, not opened yet.
 

@@ -218,7 +218,8 @@ class JobStore(ABC):
     @abstractmethod
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         """Put a request into the inbox; if nobody holds the job, take a lease of one commit in the same transaction.
-        None when there is no such job. A final job takes no requests: `Held(None, None)`."""
+        None when there is no such job. A final job takes no requests: `Held(None, None)`. A key that was used for the
+        job before, drained or not, puts nothing in."""
 
     @abstractmethod
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
@@ -236,7 +237,8 @@ class JobStore(ABC):
 
     @abstractmethod
     async def release(self, claim: Claim) -> None:
-        """Give a lease back with nothing recorded. Harmless when it is lost already."""
+        """Give a lease back with nothing recorded. Harmless when it is lost already. A RUNNING job stays with its
+        owner: how it goes on has to be recorded."""
 
     @abstractmethod
     async def read_requests(self, job_id: str) -> list[Request]:
@@ -330,8 +332,14 @@ def same_body(earlier_hash: str, job: NewJob, earlier_id: str) -> str:
     )
 
 
-def is_written(commit: Commit, last_event: int, events: Iterable[Event]) -> bool:
-    """Whether exactly this commit stands in the history already: then its repetition is a success."""
+def is_written(commit: Commit, epoch: int, last_event: int, events: Iterable[Event]) -> bool:
+    """Whether exactly this commit stands in the history already: then its repetition is a success.
+
+    `epoch`, `last_event` and `events` are what the store has now. Under a later lease only a commit that gave its own
+    lease back may be called a success; one that keeps it would let its owner believe that it still has the job.
+    """
+    if epoch != commit.claim.epoch and (commit.row.status == JobStatus.RUNNING or not commit.events):
+        return False
     if last_event < commit.expected + len(commit.events):
         return False
     written = [event for event in events if event.number > commit.expected][: len(commit.events)]
@@ -346,4 +354,3 @@ def virtual_arrival_us(now_us: int, queued_total_us: int, rank: int, aging_s: fl
 
 def _moment(at_us: int | None) -> Any:
     return None if at_us is None else as_datetime(at_us)
-

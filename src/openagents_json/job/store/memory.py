@@ -149,9 +149,7 @@ class MemoryJobStore(JobStore):
         if query.cursor is not None:
             edge = _sortable(query.cursor)
             found = [
-                pair
-                for pair in found
-                if (_sortable(pair[1]) < edge if query.descending else _sortable(pair[1]) > edge)
+                pair for pair in found if (_sortable(pair[1]) < edge if query.descending else _sortable(pair[1]) > edge)
             ]
         return [Listed(job.summary, position) for job, position in found[: query.limit]]
 
@@ -186,7 +184,9 @@ class MemoryJobStore(JobStore):
         return Held(self._lease(job, worker), worker) if job.owner is None else Held(None, job.owner)
 
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
-        now, claims, held = self.clock.now_us(), [], []
+        now = self.clock.now_us()
+        claims: list[Claim] = []
+        held: list[tuple[int, str]] = []
         while self._due and self._due[0][0] <= now and len(claims) < limit:
             due_us, job_id = heapq.heappop(self._due)
             job = self._jobs.get(job_id)
@@ -212,7 +212,7 @@ class MemoryJobStore(JobStore):
     async def commit(self, commit: Commit) -> None:
         claim, job = commit.claim, self._jobs.get(commit.claim.job_id)
         if job is None or not self._matches(job, commit):
-            if job is not None and is_written(commit, job.row.last_event, job.events):
+            if job is not None and is_written(commit, job.epoch, job.row.last_event, job.events):
                 return
             raise LeaseLost(f"Job {claim.job_id} is not held by {claim.owner} in epoch {claim.epoch} any more.")
         drained = set(commit.drained)
@@ -232,7 +232,9 @@ class MemoryJobStore(JobStore):
 
     async def release(self, claim: Claim) -> None:
         job = self._jobs.get(claim.job_id)
-        if job is not None and job.owner == claim.owner and job.epoch == claim.epoch:
+        if job is None or job.row.status == JobStatus.RUNNING:
+            return
+        if job.owner == claim.owner and job.epoch == claim.epoch:
             job.owner = None
             if job.row.status == JobStatus.QUEUED:
                 heapq.heappush(self._queue, (job.sort_at, job.handle, job.id))
@@ -251,13 +253,19 @@ class MemoryJobStore(JobStore):
             self._count(1)
 
     async def next_due_us(self) -> int | None:
+        earliest, held = None, []
         while self._due:
             due_us, job_id = self._due[0]
             job = self._jobs.get(job_id)
             if job is not None and job.row.due_us == due_us:
-                return due_us
+                if job.owner is None:
+                    earliest = due_us
+                    break
+                held.append((due_us, job_id))  # its holder's commit says how it goes on; a release leaves it due
             heapq.heappop(self._due)
-        return None
+        for entry in held:
+            heapq.heappush(self._due, entry)
+        return earliest
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
 

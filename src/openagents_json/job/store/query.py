@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from openagents_json.workflow.graph import nearest
 
 MAX_LIMIT = 1_000
 MAX_VALUES = 100  # values in one filter
+MAX_INTEGER = 2**63 - 1  # what a column can hold
 
 # filter name → column. `created_at` and the like take {"after": t, "before": t} or None for "has none".
 EQUAL_COLUMNS = {
@@ -90,19 +91,24 @@ def build_query(
         if name in EQUAL_COLUMNS:
             equal[EQUAL_COLUMNS[name]] = _values(name, value)
         elif name in TIME_COLUMNS:
-            times[TIME_COLUMNS[name]] = _range(name, value)
+            if value is None:
+                equal[TIME_COLUMNS[name]] = (None,)
+            else:
+                times[TIME_COLUMNS[name]] = _range(name, value)
             if name in ("start_at", "wake_at"):
                 due.append(JobStatus.CREATED if name == "start_at" else JobStatus.WAITING)
         elif name in ("tags", "tag"):
-            tags = (value,) if isinstance(value, str) else tuple(value)
+            tags = _texts(name, (value,) if isinstance(value, str) else value)
         elif name in ("error", "error_message"):
-            error_text = str(value)
+            (error_text,) = _texts(name, (value,))
         else:
             known = [*EQUAL_COLUMNS, *TIME_COLUMNS, "tags", "error"]
             hint = nearest(name, known) or f"Known are {', '.join(known)}."
             raise InvalidQuery(f"Jobs cannot be filtered by {name!r}. {hint}")
+    if len(due) > 1:
+        raise InvalidQuery("start_at is of CREATED jobs and wake_at of WAITING ones: filter by one of them.")
     descending = order.startswith("-")
-    column = ORDERS.get(order.lstrip("-"))
+    column = ORDERS.get(order.removeprefix("-"))
     if column is None:
         raise InvalidQuery(f"Jobs cannot be ordered by {order!r}. Known are {', '.join(ORDERS)}, each also with -.")
     if not 1 <= limit <= MAX_LIMIT:
@@ -119,16 +125,37 @@ def encode_cursor(order: str, value: Any, handle: int) -> str:
 def _decode_cursor(cursor: str, order: str) -> tuple[Any, int]:
     try:
         for_order, value, handle = json.loads(base64.urlsafe_b64decode(cursor))
-        position = (value, int(handle))
-    except ValueError:
+        position = (None if value is None else _integer(value), _integer(handle))
+    except (ValueError, TypeError, RecursionError):
         raise InvalidQuery(f"{cursor!r} is no cursor; pass Page.cursor of the page before.") from None
     if for_order != order:
         raise InvalidQuery(f"The cursor belongs to the order {for_order!r}, not {order!r}.")
     return position
 
 
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or abs(value) > MAX_INTEGER:
+        raise ValueError(value)
+    return value
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+    if len(values) > MAX_VALUES:
+        raise InvalidQuery(f"The filter {name!r} has {len(values)} values; {MAX_VALUES} are allowed.")
+    for item in values:
+        if not isinstance(item, str) or not _is_text(item):
+            raise InvalidQuery(f"The filter {name!r} takes text, not {item!r}.")
+    return values
+
+
+def _is_text(value: str) -> bool:
+    """Whether it is Unicode that a database can hold: no half surrogate pair (from a command line, for example)."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def _values(name: str, value: Any) -> tuple[Any, ...]:
-    values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    values = tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
     if len(values) > MAX_VALUES:
         raise InvalidQuery(f"The filter {name!r} has {len(values)} values; {MAX_VALUES} are allowed.")
     try:
@@ -140,8 +167,11 @@ def _values(name: str, value: Any) -> tuple[Any, ...]:
         known = ", ".join(JobStatus if name == "status" else JobPriority)
         raise InvalidQuery(f"{value!r} is no {name}. Known are {known}.") from None
     for item in values:
-        if item is not None and not isinstance(item, (str, int, float)):
+        is_known = item is None or isinstance(item, (str, int, float))
+        if not is_known or (isinstance(item, str) and not _is_text(item)):
             raise InvalidQuery(f"The filter {name!r} takes text, a number or null, not {item!r}.")
+        if isinstance(item, int) and abs(item) > MAX_INTEGER:
+            raise InvalidQuery(f"The filter {name!r} takes numbers up to {MAX_INTEGER}.")
     return tuple(int(item) if isinstance(item, bool) else item for item in values)
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from openagents_json.clock import SECOND_US, Clock, SystemClock
-from openagents_json.errors import LeaseLost, RequestsPending, StoreError, StoreUnavailable
+from openagents_json.errors import LeaseLost, RequestsPending, StoreUnavailable
 from openagents_json.job.events import Event, decode_events, encode_events
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus, JobSummary
@@ -41,13 +42,13 @@ from openagents_json.job.store.base import (
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.sql import statements
 from openagents_json.job.store.sqlite_files import FileLock, WorkerFiles
-from openagents_json.job.store.sqlite_schema import check_place, connect, migrate, translate
+from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_writer import Operation, Outcome, SqliteWriter
 from openagents_json.jsondata import decode, encode
 
 SQL = statements("sqlite")
 READERS = 2
-ORPHANED_OWNERS = 100  # dead workers looked at in one call of hold_orphans
+CHECKPOINT_PAGES = 1_000  # the WAL is copied into the file when it has grown to this many
 
 T = TypeVar("T")
 
@@ -63,19 +64,23 @@ class SqliteJobStore(JobStore):
         aging_s: float = DEFAULT_AGING_S,
         lease_s: float = DEFAULT_LEASE_S,
     ) -> None:
-        self.path = Path(path).absolute()
+        self.path = Path(os.path.realpath(path))  # the files beside it must be the same ones for every name it has
         self.clock = clock or SystemClock()
         self.aging_s = aging_s
         self.lease_s = lease_s
         self._writer: SqliteWriter | None = None
         self._lock: FileLock | None = None
         self._owner: FileLock | None = None
+        self._checkpoints = False  # writer's thread: whether we hold _owner
         self._workers = WorkerFiles(self._beside(".workers"))
         self._readers: concurrent.futures.ThreadPoolExecutor | None = None
         self._reader = threading.local()  # one connection per reader thread
         self._opened_readers: list[sqlite3.Connection] = []  # to close them; appended by the reader threads
-        self._watch: sqlite3.Connection | None = None  # loop's thread: only asks for data_version
-        self._data_version = -1
+        self._here: sqlite3.Connection | None = None  # loop's thread: quick reads and data_version
+        # What has_foreign_changes saw last: the reader's count, and the writer's count and number of transactions.
+        self._version = 0
+        self._seen = (0, 0)
+        self._is_in_doubt = False
         self._rows = 0  # written by the writer's thread
 
     # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
@@ -85,14 +90,12 @@ class SqliteJobStore(JobStore):
             return
         await asyncio.to_thread(self._prepare)
         self._readers = concurrent.futures.ThreadPoolExecutor(READERS, "openagents-sqlite-reader")
-        self._watch = connect(self.path, checkpoints=False, reads_only=True)
-        self._watch.execute("PRAGMA busy_timeout = 0")
         assert self._lock is not None
         self._writer = SqliteWriter(self._connect_writer, self._perform, self._translate, self._lock)
 
     def _prepare(self) -> None:
-        check_place(self.path)
         try:
+            check_place(self.path)
             self._lock = FileLock(self._beside(".lock"))
             self._owner = FileLock(self._beside(".owner"))
             with self._lock.held(), contextlib.closing(connect(self.path, checkpoints=False)) as connection:
@@ -102,42 +105,58 @@ class SqliteJobStore(JobStore):
                     connection.execute(SQL["meta_put"], ("aging_s", self.aging_s))
                 else:
                     self.aging_s = found[0]
+            self._here = connect(self.path, checkpoints=False, reads_only=True)
+            self._here.execute("PRAGMA busy_timeout = 0")
         except BaseException as error:
             self._close_files()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, (sqlite3.Error, OSError)):
                 raise translate(error, self.path) from None
-            if isinstance(error, OSError):
-                raise StoreUnavailable(f"{self.path} cannot be opened: {error.strerror}.") from None
             raise
 
     def _connect_writer(self) -> sqlite3.Connection:
+        self._checkpoints = False
+        return connect(self.path, checkpoints=False)
+
+    def _take_over_checkpoints(self, connection: sqlite3.Connection) -> None:
+        """Checkpoint from now on if nobody else does; whoever did may have gone since we last looked."""
         assert self._owner is not None
-        return connect(self.path, checkpoints=self._owner.try_acquire())
+        if not self._checkpoints and self._owner.try_acquire():
+            self._checkpoints = True
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(self.path.name + ending)
 
-    def _translate(self, error: sqlite3.Error) -> Exception:
+    def _translate(self, error: Exception) -> Exception:
         return translate(error, self.path)
 
     async def close(self) -> None:
-        if self._writer is None:
+        if self._writer is None or self._readers is None or self._here is None:
             return
-        await self._writer.close()
-        self._writer = None
-        if self._readers is not None:
-            await asyncio.to_thread(self._readers.shutdown)
-        for connection in [*self._opened_readers, self._watch]:
-            if connection is not None:
-                connection.close()
-        self._opened_readers, self._watch = [], None
-        self._workers.end_all()
+        writer, readers, here = self._writer, self._readers, self._here
+        self._writer = self._readers = self._here = None  # from here on the verbs say that the store is not open
+        writer.stop()
+        # One call on one thread: if we are cancelled while it runs, it still closes everything.
+        await asyncio.to_thread(self._close_all, writer, readers, here)
+
+    def _close_all(
+        self, writer: SqliteWriter, readers: concurrent.futures.ThreadPoolExecutor, here: sqlite3.Connection
+    ) -> None:
+        readers.shutdown()
+        for connection in (*self._opened_readers, here):
+            connection.close()
+        self._opened_readers = []
+        writer.join()  # the writer's connection is the last, and checkpoints under the lock
+        assert self._lock is not None
+        with self._lock.held():
+            self._workers.end_all()
         self._close_files()
 
     def _close_files(self) -> None:
         for lock in (self._owner, self._lock):
             if lock is not None:
                 lock.close()
+        self._owner = self._lock = None
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,14 +172,26 @@ class SqliteJobStore(JobStore):
             if connection is None:
                 connection = self._reader.connection = connect(self.path, checkpoints=False, reads_only=True)
                 connection.execute("PRAGMA cache_size = -512")
+                connection.create_function("casefold", 1, _casefold, deterministic=True)
                 self._opened_readers.append(connection)
             connection.execute("BEGIN")
             try:
                 return question(connection)
             finally:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
+                if connection.in_transaction:  # SQLite has ended it itself after some errors
+                    connection.execute("ROLLBACK")
+        except (sqlite3.Error, *OWN_FAULTS) as error:
             raise translate(error, self.path) from None
+
+    async def _read_here(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Ask on the loop's own thread: for a few rows that costs less than waking a reader, and WAL readers never wait
+        for the writer. Where the file is locked after all, a reader's thread waits for it."""
+        if self._here is None:
+            raise StoreUnavailable("The store is not open.")
+        try:
+            return question(self._here)
+        except sqlite3.Error:
+            return await self._read(question)
 
     async def read(self, job_id: str) -> StoredJob | None:
         def question(connection: sqlite3.Connection) -> StoredJob | None:
@@ -180,7 +211,7 @@ class SqliteJobStore(JobStore):
             values = cursor.fetchone()
             return None if values is None else _summary(_named(cursor, values))
 
-        return await self._read(question)
+        return await self._read_here(question)
 
     async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
         def question(connection: sqlite3.Connection) -> list[Event]:
@@ -206,8 +237,10 @@ class SqliteJobStore(JobStore):
         return await self._read(question)
 
     async def find_ids(self, ending: str, limit: int = 5) -> list[str]:
-        values = {"start": ending, "stop": ending + "\x7f", "ending": _escaped(ending), "limit": limit}
-        return await self._read(lambda connection: [job_id for (job_id,) in connection.execute(SQL["ids_like"], values)])
+        values = {"text": ending, "limit": limit}
+        return await self._read(
+            lambda connection: [job_id for (job_id,) in connection.execute(SQL["ids_like"], values)]
+        )
 
     async def read_definition(self, content_hash: str) -> bytes | None:
         def question(connection: sqlite3.Connection) -> bytes | None:
@@ -220,25 +253,36 @@ class SqliteJobStore(JobStore):
         def question(connection: sqlite3.Connection) -> list[Request]:
             return [_request(row) for row in connection.execute(SQL["inbox_of_id"], (job_id,))]
 
-        return await self._read(question)
+        return await self._read_here(question)
 
     async def jobs_with_requests(self, worker: str) -> list[str]:
-        return await self._read(
+        return await self._read_here(
             lambda connection: [job_id for (job_id,) in connection.execute(SQL["jobs_with_requests"], (worker,))]
         )
 
     async def next_due_us(self) -> int | None:
-        return await self._read(lambda connection: connection.execute(SQL["next_due"]).fetchone()[0])  # type: ignore[no-any-return]
+        return await self._read_here(lambda connection: connection.execute(SQL["next_due"]).fetchone()[0])
 
     def has_foreign_changes(self) -> bool:
-        if self._watch is None:
+        """SQLite counts changes by *other connections*, and our writer is another one to the reader that asks here. So
+        a change counts as foreign if our writer saw it in its own count, or if our writer wrote nothing meanwhile. What
+        is left in doubt when the writer falls silent is cleared up by an empty transaction of the writer."""
+        if self._here is None or self._writer is None:
             return False
         try:
-            (version,) = self._watch.execute("PRAGMA data_version").fetchone()
+            (version,) = self._here.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:
             return True  # better look once too often
-        changed, self._data_version = version != self._data_version, version
-        return changed
+        writer = (self._writer.data_version, self._writer.transactions)
+        is_foreign = writer[0] != self._seen[0]
+        if version != self._version:
+            is_silent = writer[1] == self._seen[1]
+            is_foreign, self._is_in_doubt = is_foreign or is_silent, not is_silent
+        elif self._is_in_doubt and writer[1] == self._seen[1]:
+            self._is_in_doubt = False
+            self._writer.look()
+        self._version, self._seen = version, writer
+        return is_foreign
 
     def stats(self) -> dict[str, int]:
         commits = self._writer.transactions if self._writer else 0
@@ -302,7 +346,7 @@ class SqliteJobStore(JobStore):
         return await self._write("call", call)  # type: ignore[no-any-return]
 
     async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
-        owners = await self._read(lambda connection: connection.execute(SQL["owners"]).fetchmany(ORPHANED_OWNERS))
+        owners = await self._read(lambda connection: connection.execute(SQL["owners"]).fetchall())
         if all(owner == worker for (owner,) in owners):
             return []
 
@@ -324,18 +368,27 @@ class SqliteJobStore(JobStore):
         await self._write("call", lambda connection: self._execute(connection, "thread_ended", (job_id,)))
 
     async def register_worker(self, worker: str) -> None:
-        self._workers.begin(worker)
-        values = (worker, self.clock.now_us(), self._lease_end())
-        await self._write("call", lambda connection: self._execute(connection, "worker_put", values))
+        def call(connection: sqlite3.Connection) -> None:
+            now = self.clock.now_us()
+            self._execute(connection, "workers_dead", (now,))
+            self._workers.sweep()
+            self._workers.begin(worker)
+            self._execute(connection, "worker_put", (worker, now, self._lease_end()))
+
+        await self._write("call", call)
 
     async def heartbeat(self, worker: str) -> bool:
-        values = (self._lease_end(), worker, self.clock.now_us())
-        renewed = await self._write("call", lambda connection: self._execute(connection, "worker_renew", values))
-        return bool(renewed)
+        def call(connection: sqlite3.Connection) -> bool:  # the time is that of the write, not of the question
+            return self._execute(connection, "worker_renew", (self._lease_end(), worker, self.clock.now_us())) > 0
+
+        return await self._write("call", call)  # type: ignore[no-any-return]
 
     async def unregister_worker(self, worker: str) -> None:
-        await self._write("call", lambda connection: self._execute(connection, "worker_delete", (worker,)))
-        self._workers.end(worker)
+        def call(connection: sqlite3.Connection) -> None:
+            self._execute(connection, "worker_delete", (worker,))
+            self._workers.end(worker)
+
+        await self._write("call", call)
 
     async def delete(self, job_id: str) -> bool:
         def call(connection: sqlite3.Connection) -> bool:
@@ -357,9 +410,10 @@ class SqliteJobStore(JobStore):
         outcomes: dict[Operation, Outcome] = {}
         creates = [operation for operation in group if operation.kind == "create"]
         commits = [operation for operation in group if operation.kind == "commit"]
+        self._take_over_checkpoints(connection)
         if creates:
-            self._create_all(connection, [operation.argument for operation in creates])
-            outcomes.update((operation, (operation.argument[0].job_id, None)) for operation in creates)
+            answers = self._create_all(connection, [operation.argument for operation in creates])
+            outcomes.update(zip(creates, answers, strict=True))
         if commits:
             answers = self._commit_all(connection, [operation.argument for operation in commits])
             outcomes.update(zip(commits, answers, strict=True))
@@ -369,16 +423,15 @@ class SqliteJobStore(JobStore):
         return [outcomes[operation] for operation in group]
 
     def _call(self, connection: sqlite3.Connection, call: Callable[[sqlite3.Connection], Any]) -> Outcome:
-        """A verb of its own. Our own errors come before its first write, so they undo nothing; SQLite's end the group."""
+        """A verb of its own. Its own errors undo what it wrote; those of the database end the group."""
         try:
-            return call(connection), None
-        except StoreError as error:
-            return None, error
-        except sqlite3.IntegrityError as error:
+            with _undone_on_error(connection):
+                return call(connection), None
+        except (OSError, *OWN_FAULTS) as error:
             return None, self._translate(error)
+        except sqlite3.Error:
+            raise
         except Exception as error:
-            if isinstance(error, sqlite3.Error):
-                raise
             return None, error
 
     def _execute(self, connection: sqlite3.Connection, name: str, values: tuple[Any, ...]) -> int:
@@ -386,11 +439,26 @@ class SqliteJobStore(JobStore):
         self._rows += written
         return written
 
-    def _create_all(self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]) -> None:
+    def _create_all(
+        self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]
+    ) -> list[Outcome]:
+        """All new jobs of the group at once; only if the database refuses a row, one by one to find out which."""
+        try:
+            with _undone_on_error(connection):
+                self._write_jobs(connection, jobs)
+        except OWN_FAULTS as error:
+            if len(jobs) == 1:
+                return [(None, self._translate(error))]
+            return [outcome for one in jobs for outcome in self._create_all(connection, [one])]
+        return [(job.job_id, None) for job, _ in jobs]
+
+    def _write_jobs(
+        self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]
+    ) -> None:
         now = self.clock.now_us()
-        (key,) = connection.execute(SQL["next_key"]).fetchone()
+        (first_key,) = connection.execute(SQL["next_key"]).fetchone()
         rows, history = [], []
-        for key, (job, data) in enumerate(jobs, key):
+        for key, (job, data) in enumerate(jobs, first_key):
             row, is_queued = job.row, job.row.status == JobStatus.QUEUED
             rows.append(
                 (
@@ -408,7 +476,7 @@ class SqliteJobStore(JobStore):
                     row.due_us,
                     job.idempotency_key,
                     job.body_hash,
-                    encode(list(job.tags)) if job.tags else None,
+                    encode(list(job.tags)).decode() if job.tags else None,  # as text: json_each refuses blobs
                 )
             )
             history += [(key, *part) for part in data]
@@ -432,34 +500,28 @@ class SqliteJobStore(JobStore):
         found = connection.execute(SQL["job_with_idempotency_key"], key).fetchone()
         if found is not None:
             return same_body(found[1], job, found[0])
-        self._create_all(connection, [(job, data)])
+        self._write_jobs(connection, [(job, data)])
         return job.job_id
 
     def _commit_all(
         self, connection: sqlite3.Connection, commits: list[tuple[Commit, list[tuple[int, int, bytes]]]]
     ) -> list[Outcome]:
         """All commits of the group at once; only if a row does not match any more, one by one to find out which."""
-        connection.execute("SAVEPOINT commits")
-        if self._write_commits(connection, commits):
-            connection.execute("RELEASE commits")
-            return [(None, None)] * len(commits)
-        connection.execute("ROLLBACK TO commits")
-        outcomes: list[Outcome] = []
-        for one in commits:
-            connection.execute("SAVEPOINT one")
-            if self._write_commits(connection, [one]):
-                outcomes.append((None, None))
-            else:
-                connection.execute("ROLLBACK TO one")
-                outcomes.append((None, self._why_refused(connection, one[0])))
-            connection.execute("RELEASE one")
-        connection.execute("RELEASE commits")
-        return outcomes
+        try:
+            with _undone_on_error(connection):
+                self._write_commits(connection, commits)
+        except (_NotAsExpected, *OWN_FAULTS) as error:
+            if len(commits) > 1:
+                return [outcome for one in commits for outcome in self._commit_all(connection, [one])]
+            if isinstance(error, _NotAsExpected):
+                return [(None, self._why_refused(connection, commits[0][0]))]
+            return [(None, self._translate(error))]
+        return [(None, None)] * len(commits)
 
     def _write_commits(
         self, connection: sqlite3.Connection, commits: list[tuple[Commit, list[tuple[int, int, bytes]]]]
-    ) -> bool:
-        """False when some row was not as its commit expects; the caller then rolls back."""
+    ) -> None:
+        """`_NotAsExpected` when some row is not as its commit expects."""
         now, aging_us = self.clock.now_us(), round(self.aging_s * SECOND_US)
         drained = [(sequence,) for commit, _ in commits for sequence in commit.drained]
         if drained:
@@ -481,7 +543,7 @@ class SqliteJobStore(JobStore):
                 history.append((claim.handle, *part))
         for name, rows in (("commit_running", running), ("commit_starting", starting), ("commit_settled", settled)):
             if rows and connection.executemany(SQL[name], rows).rowcount != len(rows):
-                return False
+                raise _NotAsExpected
         connection.executemany(SQL["history_put"], history)
         for commit, _ in commits:
             if commit.snapshot is not None:
@@ -489,7 +551,6 @@ class SqliteJobStore(JobStore):
                 connection.execute(SQL["snapshot_put"], (key, FOLD_VERSION, number, commit.snapshot))
                 connection.execute(SQL["snapshot_mark"], (number, key))
         self._rows += len(commits) + len(history) + len(drained)
-        return True
 
     def _why_refused(self, connection: sqlite3.Connection, commit: Commit) -> BaseException | None:
         """The error for a commit that did not match; None when exactly this commit was written before."""
@@ -500,7 +561,7 @@ class SqliteJobStore(JobStore):
             if (owner, epoch, last_event) == (claim.owner, claim.epoch, commit.expected):
                 return RequestsPending(f"Job {claim.job_id} has requests that its last commit has not seen.")
             events = _events(connection, claim.handle, commit.expected)
-            if epoch == claim.epoch and is_written(commit, last_event, events):
+            if is_written(commit, epoch, last_event, events):
                 return None
         return LeaseLost(f"Job {claim.job_id} is not held by {claim.owner} in epoch {claim.epoch} any more.")
 
@@ -528,11 +589,31 @@ class SqliteJobStore(JobStore):
     def _delete(self, connection: sqlite3.Connection, keys: list[tuple[int]]) -> int:
         for name in ("delete_history", "delete_inbox", "delete_snapshot", "delete_job"):
             connection.executemany(SQL[name], keys)
+        if keys:
+            connection.execute(SQL["key_used"], max(keys))
         self._rows += len(keys)
         return len(keys)
 
     def _lease_end(self) -> int:
         return self.clock.now_us() + round(self.lease_s * SECOND_US)
+
+
+class _NotAsExpected(Exception):
+    """A row has another owner, epoch, status or last event than a commit says, or a request stands in its way."""
+
+
+@contextlib.contextmanager
+def _undone_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is written inside is undone when it raises, and the transaction goes on without it."""
+    connection.execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # after some errors SQLite has ended all of it itself
+            connection.execute("ROLLBACK TO part")
+            connection.execute("RELEASE part")
+        raise
+    connection.execute("RELEASE part")
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -625,8 +706,8 @@ def _summary(row: dict[str, Any]) -> JobSummary:
     )
 
 
-def _escaped(text: str) -> str:
-    return text.replace("%", "").replace("_", "")
+def _casefold(text: str | None) -> str | None:
+    return None if text is None else text.casefold()
 
 
 def _listing(query: Query) -> tuple[str, list[Any]]:
@@ -638,7 +719,7 @@ def _listing(query: Query) -> tuple[str, list[Any]]:
         parts = [f"{column} IN ({', '.join('?' * len(given))})"] if given else []
         if None in wanted:
             parts.append(f"{column} IS NULL")
-        where.append(f"({' OR '.join(parts)})")
+        where.append(f"({' OR '.join(parts)})" if parts else "FALSE")
         values += given
     for column, span in query.times.items():
         where.append(f"{column} IS NOT NULL")
@@ -653,13 +734,18 @@ def _listing(query: Query) -> tuple[str, list[Any]]:
         where.append("tags IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
         values.append(tag)
     if query.error_text is not None:
-        where.append("(instr(lower(error_message), lower(?)) OR instr(lower(error_type), lower(?)))")
-        values += [query.error_text, query.error_text]
+        where.append("error_type IS NOT NULL AND (instr(casefold(error_message), ?) OR instr(casefold(error_type), ?))")
+        values += [query.error_text.casefold()] * 2
     order, sign = query.order, "<" if query.descending else ">"
     if query.cursor is not None:
         value, key = query.cursor
-        if value is None:  # NULL sorts before everything
-            where.append(f"({order} IS NULL AND key {sign} ?)" + ("" if query.descending else f" OR {order} IS NOT NULL"))
+        if order == "key":
+            where.append(f"key {sign} ?")
+            values.append(key)
+        elif value is None:  # NULL sorts before everything
+            where.append(
+                f"({order} IS NULL AND key {sign} ?)" + ("" if query.descending else f" OR {order} IS NOT NULL")
+            )
             where[-1] = f"({where[-1]})"
             values.append(key)
         else:

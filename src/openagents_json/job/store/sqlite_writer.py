@@ -11,6 +11,7 @@ the group gets the error, because nothing of it is known to be on disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -49,7 +50,7 @@ class SqliteWriter:
         self,
         connect: Callable[[], sqlite3.Connection],
         perform: Perform,
-        translate: Callable[[sqlite3.Error], Exception],
+        translate: Callable[[Exception], Exception],
         lock: FileLock,
     ) -> None:
         self._connect = connect
@@ -65,6 +66,7 @@ class SqliteWriter:
         self._closed = False
         self.commit_delay_s = 0.0  # a slow disk for tests and benchmarks: slept in each transaction before COMMIT
         self.transactions = 0  # written by the writer's thread, read anywhere
+        self.data_version = 0  # the same: changes when another connection has written
         self._thread = threading.Thread(target=self._run, name="openagents-sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -75,21 +77,31 @@ class SqliteWriter:
             await self._room.wait()
         if self._closed:
             raise StoreUnavailable("The store is closed.")
+        return await self._enlist(kind, argument)
+
+    def _enlist(self, kind: str, argument: Any) -> asyncio.Future[Any]:
         operation = Operation(kind, argument, self._loop.create_future())
         if not self._fresh:
             self._loop.call_soon(self._hand_over)
         self._fresh.append(operation)
         self._waiting += 1
-        return await operation.future
+        return operation.future
 
-    async def close(self) -> None:
-        """Finish what was submitted, then end the thread and its connection."""
-        if self._closed:
-            return
-        self._hand_over()
-        self._closed = True
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+    def look(self) -> None:
+        """Have an empty transaction, for the sake of `data_version`."""
+        looked = self._enlist("call", lambda connection: None)
+        looked.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it
+
+    def stop(self) -> None:
+        """Take nothing more. What was submitted will be finished, and then the thread and its connection end."""
+        if not self._closed:
+            self._hand_over()
+            self._closed = True
+            self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait in another thread than the loop's until the end that `stop` began."""
+        self._thread.join()
 
     def _hand_over(self) -> None:
         if self._fresh:
@@ -116,12 +128,21 @@ class SqliteWriter:
                 connection = connection or self._connect()
                 outcomes = self._transact(connection, group)
             except BaseException as error:
-                failure = self._translate(error) if isinstance(error, sqlite3.Error) else error
-                outcomes = [(None, failure)] * len(group)
-            self._loop.call_soon_threadsafe(self._answer, list(zip(group, outcomes, strict=True)))
+                outcomes = [(None, self._failure(error)) for _ in group]  # each its own: they are raised in many tasks
+                if connection is not None and connection.in_transaction:
+                    self._drop(connection)  # it could not even roll back: the next group gets a new one
+                    connection = None
+            with contextlib.suppress(RuntimeError):  # the loop was closed before the store: nobody waits any more
+                self._loop.call_soon_threadsafe(self._answer, list(zip(group, outcomes, strict=True)))
         if connection is not None:
-            with self._lock.held():  # the last connection of a file checkpoints when it closes
-                connection.close()
+            self._drop(connection)
+
+    def _failure(self, error: BaseException) -> BaseException:
+        return self._translate(error) if isinstance(error, (sqlite3.Error, OSError)) else error
+
+    def _drop(self, connection: sqlite3.Connection) -> None:
+        with self._lock.held():  # the last connection of a file checkpoints when it closes
+            connection.close()
 
     def _next_group(self) -> list[Operation] | None:
         """All that waits, at most `MAX_GROUP` and a bit; None at the end."""
@@ -143,13 +164,15 @@ class SqliteWriter:
         with self._lock.held():
             connection.execute("BEGIN IMMEDIATE")
             try:
+                (self.data_version,) = connection.execute("PRAGMA data_version").fetchone()
                 outcomes = self._perform(connection, group)
                 if self.commit_delay_s:
                     time.sleep(self.commit_delay_s)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                    with contextlib.suppress(sqlite3.Error):  # `_run` sees that it failed
+                        connection.execute("ROLLBACK")
                 raise
         self.transactions += 1
         return outcomes

@@ -18,8 +18,14 @@ INSERT INTO definitions (hash, workflow_id, version, document) VALUES (?, ?, ?, 
 SELECT document FROM definitions WHERE hash = ?;
 
 -- name: next_key
--- The key of the next job; stable within the transaction, which is the only writer.
-SELECT coalesce(max(key), 0) + 1 FROM jobs;
+-- The key of the next job; stable within the transaction, which is the only writer. Never one that was used before: an
+-- old claim must not fit a new job.
+SELECT max(coalesce((SELECT max(key) FROM jobs), 0), coalesce((SELECT value FROM meta WHERE name = 'last_key'), 0)) + 1;
+
+-- name: key_used
+-- Remember the key of a job that is deleted.
+INSERT INTO meta (name, value) VALUES ('last_key', ?)
+ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
 
 -- name: job_put
 -- Accept a job; a repeated create with the same id changes nothing.
@@ -105,7 +111,7 @@ UPDATE jobs SET last_event = :last_event, rank = :rank, progress = :progress, cu
                 status = :status, started_us = :started_us, completed_us = :completed_us, due_us = :due_us,
                 owner = NULL
 WHERE key = :key AND owner = :owner AND epoch = :epoch AND last_event = :expected AND status = :previous_status
-  AND (:completed_us IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = :key));
+  AND (:completed_us IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = :key AND drained = 0));
 
 -- name: lease_of
 -- What a refused commit met.
@@ -132,24 +138,24 @@ ON CONFLICT (job, key) DO NOTHING;
 
 -- name: inbox_of
 -- The requests of a job, oldest first.
-SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox WHERE job = ? ORDER BY sequence;
+SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox WHERE job = ? AND drained = 0 ORDER BY sequence;
 
 -- name: inbox_of_id
 -- The same for readers that know the id only.
 SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox
-WHERE job = (SELECT key FROM jobs WHERE id = ?) ORDER BY sequence;
+WHERE job = (SELECT key FROM jobs WHERE id = ?) AND drained = 0 ORDER BY sequence;
 
 -- name: inbox_drained
--- A request has become an event.
-DELETE FROM inbox WHERE sequence = ?;
+-- A request has become an event; only its key stays.
+UPDATE inbox SET drained = 1, payload = x'' WHERE sequence = ? AND drained = 0;
 
 -- name: inbox_is_used
 -- Whether any request is waiting at all.
-SELECT EXISTS (SELECT 1 FROM inbox);
+SELECT EXISTS (SELECT 1 FROM inbox WHERE drained = 0);
 
 -- name: jobs_with_requests
 -- Jobs of a worker that somebody asks something of.
-SELECT DISTINCT jobs.id FROM inbox JOIN jobs ON jobs.key = inbox.job WHERE jobs.owner = ?;
+SELECT DISTINCT jobs.id FROM inbox JOIN jobs ON jobs.key = inbox.job WHERE inbox.drained = 0 AND jobs.owner = ?;
 
 -- name: job_to_hold
 -- What a request needs to know of the job.
@@ -161,7 +167,8 @@ SELECT * FROM jobs WHERE id = ?;
 
 -- name: ids_like
 -- Ids that begin or end with some characters.
-SELECT id FROM jobs WHERE id >= :start AND id < :stop UNION SELECT id FROM jobs WHERE id LIKE '%' || :ending LIMIT :limit;
+SELECT id FROM jobs WHERE id >= :text AND id < :text || char(0x10FFFF)
+UNION SELECT id FROM jobs WHERE substr(id, -length(:text)) = :text ORDER BY id LIMIT :limit;
 
 -- name: thread_ended
 -- An abandoned thread has ended.
@@ -175,6 +182,10 @@ ON CONFLICT (id) DO UPDATE SET lease_until_us = excluded.lease_until_us;
 -- name: worker_renew
 -- Renew a lease that has not ended.
 UPDATE workers SET lease_until_us = ? WHERE id = ? AND lease_until_us > ?;
+
+-- name: workers_dead
+-- Forget the workers whose lease has ended: whoever is not here is dead as well.
+DELETE FROM workers WHERE lease_until_us <= ?;
 
 -- name: worker_lease
 -- When a worker's lease ends.

@@ -70,7 +70,8 @@ CREATE TABLE history (
 );
 CREATE UNIQUE INDEX history_of_job ON history (job, first);
 
--- What others ask of a job, until its owner turns it into events.
+-- What others ask of a job, until its owner turns it into events. A drained request stays, without its payload, as long
+-- as the job: the same key again, after a lost reply, must not ask a second time.
 CREATE TABLE inbox (
   sequence INTEGER PRIMARY KEY AUTOINCREMENT,
   job      INTEGER NOT NULL,
@@ -80,8 +81,10 @@ CREATE TABLE inbox (
   by       TEXT,
   reason   TEXT,
   at_us    INTEGER NOT NULL,
+  drained  INTEGER NOT NULL DEFAULT 0,
   UNIQUE (job, key)
 );
+CREATE INDEX inbox_waiting ON inbox (job) WHERE drained = 0;
 
 -- A cache of folds: deleting all of them changes no answer.
 CREATE TABLE snapshots (

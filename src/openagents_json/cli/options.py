@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Components = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--components",
+        "-c",
+        metavar="MODULE[:APP]",
+        help="A module, or a .py file, that registers components; may be given several times.",
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Where the jobs are, such as sqlite:///jobs.db. Default: OPENAGENTS_JOB_STORE_PATH, else openagents.db.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB", help="An id, its beginning or ending (4 characters or more), or workflow/ending.")
+]
+JobIds = Annotated[
+    list[str],
+    typer.Argument(metavar="JOB…", help="Ids, their beginnings or endings (4 characters or more), or workflow/ending."),
+]
+By = Annotated[str | None, typer.Option("--by", help="Who asks, for the record. Default: your login name.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the record.")]

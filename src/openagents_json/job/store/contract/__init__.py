@@ -1,0 +1,29 @@
+"""The contract suite: what every store must do, as tests. A store that passes keeps the promises of `base`.
+
+Derive from `StoreContract` in a test module and give it a store that runs by the test's clock:
+
+    pytest.register_assert_rewrite("openagents_json.job.store.contract")    # in conftest.py: readable failures
+
+    class TestMyStore(StoreContract):
+        @pytest_asyncio.fixture
+        async def store(self, clock: FakeClock) -> AsyncIterator[JobStore]:
+            store = MyStore(clock)
+            await store.open()
+            yield store
+            await store.close()
+
+It needs pytest and pytest-asyncio, and the mark `guarantee(name)` registered where pytest is strict about marks. All
+jobs in it are made by the machine, so histories and rows fit together; `jobs` has the helpers.
+"""
+
+from openagents_json.job.store.contract.accepting import AcceptingContract
+from openagents_json.job.store.contract.commits import CommitContract
+from openagents_json.job.store.contract.leases import LeaseContract
+from openagents_json.job.store.contract.listing import ListingContract
+from openagents_json.job.store.contract.upkeep import UpkeepContract
+
+__all__ = ["StoreContract"]
+
+
+class StoreContract(AcceptingContract, LeaseContract, CommitContract, ListingContract, UpkeepContract):
+    """All of it. The subclass provides the fixture `store`; `clock` is here."""

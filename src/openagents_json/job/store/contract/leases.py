@@ -1,0 +1,435 @@
+"""The contract of leases: the queue, requests and holds, timers, workers and their orphans."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from openagents_json.clock import SECOND_US
+from openagents_json.errors import LeaseLost
+from openagents_json.job.machine import Interrupted, Requested, Tick
+from openagents_json.job.model import JobPriority, JobStatus
+from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.contract.jobs import (
+    Holder,
+    WithClock,
+    accept,
+    assert_folds_to,
+    begin,
+    bring_to,
+    claim_one,
+    history,
+    new_job,
+    read,
+    request,
+    settle,
+    summary,
+)
+from openagents_json.testing import FakeClock
+
+
+async def queue_of(store: JobStore) -> list[str]:
+    """The whole queue in its order; it is empty afterwards."""
+    return [claim.job_id for claim in await store.claim("w1", 100)]
+
+
+async def wait_in_queue(store: JobStore, clock: FakeClock, seconds: float) -> Holder:
+    """A job that was QUEUED for so long, then RUNNING and PAUSED."""
+    await accept(store, clock)
+    clock.advance(seconds)
+    holder = await claim_one(store, clock)
+    await holder.commit(store, holder.started())
+    await holder.commit(store, Requested("pause"), holder.succeeded("first"))
+    return holder
+
+
+@pytest.mark.asyncio
+class LeaseContract(WithClock):
+    # ── the queue ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.guarantee("G8")
+    async def test_jobs_of_one_priority_are_claimed_in_order_of_arrival(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        ids = []
+        for _ in range(5):
+            ids.append(await accept(store, clock))
+            clock.advance(1)
+        assert await queue_of(store) == ids
+
+    async def test_jobs_of_one_moment_are_claimed_in_order_of_creation(self, store: JobStore, clock: FakeClock) -> None:
+        ids = [await accept(store, clock) for _ in range(5)]
+        assert await queue_of(store) == ids
+
+    @pytest.mark.guarantee("G8")
+    async def test_higher_priority_goes_first(self, store: JobStore, clock: FakeClock) -> None:
+        ids = {}
+        for priority in JobPriority:
+            ids[priority] = await accept(store, clock, priority=priority)
+            clock.advance(1)
+        high_to_low = (JobPriority.CRITICAL, JobPriority.HIGH, JobPriority.MEDIUM, JobPriority.LOW)
+        assert await queue_of(store) == [ids[priority] for priority in high_to_low]
+
+    @pytest.mark.guarantee("G8")
+    async def test_waiting_job_gains_a_rank_per_aging_time(self, store: JobStore, clock: FakeClock) -> None:
+        low = await accept(store, clock, priority=JobPriority.LOW)
+        clock.advance(store.aging_s - 1)
+        before = await accept(store, clock, priority=JobPriority.MEDIUM)
+        clock.advance(2)
+        after = await accept(store, clock, priority=JobPriority.MEDIUM)
+        assert await queue_of(store) == [before, low, after]
+
+    async def test_time_spent_queued_before_counts(self, store: JobStore, clock: FakeClock) -> None:
+        waited = await wait_in_queue(store, clock, 100)
+        recent = await accept(store, clock)
+        clock.advance(99)
+        await settle(store, clock, waited.job_id, request("resume"))
+        assert await queue_of(store) == [waited.job_id, recent]
+
+    async def test_time_spent_paused_does_not_count(self, store: JobStore, clock: FakeClock) -> None:
+        paused = await wait_in_queue(store, clock, 100)
+        clock.advance(1_000)
+        recent = await accept(store, clock)
+        clock.advance(101)
+        await settle(store, clock, paused.job_id, request("resume"))
+        assert await queue_of(store) == [recent, paused.job_id]
+
+    async def test_waits_in_the_queue_add_up(self, store: JobStore, clock: FakeClock) -> None:
+        paused = await wait_in_queue(store, clock, 60)
+        await settle(store, clock, paused.job_id, request("resume", "first"))
+        clock.advance(60)
+        holder = await claim_one(store, clock)
+        await holder.commit(store, holder.started())
+        await holder.commit(store, Requested("pause"), holder.succeeded("second"))
+        recent = await accept(store, clock)
+        clock.advance(119)
+        await settle(store, clock, holder.job_id, request("resume", "second"))
+        assert await queue_of(store) == [holder.job_id, recent]
+
+    async def test_changed_priority_moves_a_queued_job_and_keeps_its_wait(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        job_id = await accept(store, clock, priority=JobPriority.LOW)
+        queued_at = (await summary(store, job_id)).queued_at
+        clock.advance(10)
+        medium = await accept(store, clock)
+        await settle(store, clock, job_id, request("set_priority", priority="MEDIUM"))
+        row = await summary(store, job_id)
+        assert (row.priority, row.status, row.queued_at) == (JobPriority.MEDIUM, JobStatus.QUEUED, queued_at)
+        assert await queue_of(store) == [job_id, medium]
+
+    async def test_claim_takes_at_most_as_many_as_asked(self, store: JobStore, clock: FakeClock) -> None:
+        ids = [await accept(store, clock) for _ in range(5)]
+        assert [claim.job_id for claim in await store.claim("w1", 2)] == ids[:2]
+        assert [claim.job_id for claim in await store.claim("w1", 2)] == ids[2:4]
+        assert await store.claim("w1", 0) == []
+        assert await queue_of(store) == ids[4:]
+
+    @pytest.mark.guarantee("G4")
+    async def test_no_job_is_claimed_twice(self, store: JobStore, clock: FakeClock) -> None:
+        ids = [await accept(store, clock) for _ in range(30)]
+        rounds = await asyncio.gather(*(store.claim(f"w{n}", 4) for n in range(10)))
+        claimed = [claim.job_id for claims in rounds for claim in claims]
+        assert sorted(claimed) == sorted(ids)
+        assert await store.claim("w1", 10) == []
+
+    async def test_only_queued_jobs_are_claimed(self, store: JobStore, clock: FakeClock) -> None:
+        await accept(store, clock, start=False)
+        await accept(store, clock, start_in_s=1)
+        for status in (JobStatus.WAITING, JobStatus.PAUSED, JobStatus.COMPLETED, JobStatus.RUNNING):
+            await bring_to(store, clock, status)
+        clock.advance(1_000)
+        assert await store.claim("w1", 10) == []
+
+    async def test_claim_carries_all_that_is_needed_to_go_on(self, store: JobStore, clock: FakeClock) -> None:
+        job = new_job(clock)
+        await store.create(job)
+        held = await store.hold(job.job_id, "caller", request("set_priority", priority="LOW"))
+        assert held is not None and held.claim is not None
+        await store.release(held.claim)
+        [claim] = await store.claim("w1", 1)
+        assert (claim.job_id, claim.owner, claim.previous_owner) == (job.job_id, "w1", None)
+        assert (claim.definition_hash, claim.last_event) == (job.definition.hash, 2)
+        assert (claim.events, claim.snapshot) == (list(job.events), None)
+        assert [asked.kind for asked in claim.requests] == ["set_priority"]
+        assert claim.epoch > held.claim.epoch
+
+    async def test_claimed_job_is_queued_until_its_start_is_committed(self, store: JobStore, clock: FakeClock) -> None:
+        await accept(store, clock)
+        holder = await claim_one(store, clock)
+        stored = await read(store, holder.job_id)
+        assert (stored.summary.status, stored.owner) == (JobStatus.QUEUED, "w1")
+        clock.advance(3)
+        await holder.commit(store, holder.started())
+        row = await summary(store, holder.job_id)
+        assert (row.status, row.started_at, row.current_step) == (JobStatus.RUNNING, clock.now(), "first")
+
+    # ── requests and holds ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_hold_on_a_resting_job_posts_and_leases(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock, start=False)
+        held = await store.hold(job_id, "caller", request("start", "key", why={"text": "ä"}))
+        assert held is not None and held.claim is not None
+        [asked] = held.claim.requests
+        assert (asked.key, asked.kind, asked.by, asked.reason) == ("key", "start", "somebody", "because")
+        assert (asked.at_us, asked.payload) == (1, {"why": {"text": "ä"}})
+        assert (held.claim.owner, held.claim.previous_owner, held.claim.last_event) == ("caller", None, 1)
+        assert (await read(store, job_id)).owner == "caller"
+        assert await store.read_requests(job_id) == [asked] == (await read(store, job_id)).requests
+
+    async def test_hold_on_a_held_job_posts_and_names_its_owner(self, store: JobStore, clock: FakeClock) -> None:
+        holder = await begin(store, clock)
+        held = await store.hold(holder.job_id, "caller", request("pause"))
+        assert held is not None
+        assert (held.claim, held.owner) == (None, "w1")
+        assert [asked.kind for asked in await store.read_requests(holder.job_id)] == ["pause"]
+        await holder.commit(store, holder.succeeded("first"))  # the lease is as good as before
+
+    @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+    @pytest.mark.guarantee("G9")
+    async def test_final_job_takes_no_requests(self, store: JobStore, clock: FakeClock, status: JobStatus) -> None:
+        holder = await bring_to(store, clock, status)
+        before = await read(store, holder.job_id)
+        held = await store.hold(holder.job_id, "caller", request("cancel"))
+        assert held is not None
+        assert (held.claim, held.owner) == (None, None)
+        assert await read(store, holder.job_id) == before
+
+    async def test_holder_answers_and_the_lease_ends(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock, start=False)
+        await settle(store, clock, job_id, request("start"))
+        stored = await read(store, job_id)
+        assert (stored.summary.status, stored.owner, stored.requests) == (JobStatus.QUEUED, None, [])
+        assert await queue_of(store) == [job_id]
+
+    async def test_held_job_is_not_in_the_queue(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock)
+        held = await store.hold(job_id, "caller", request("pause"))
+        assert held is not None and held.claim is not None
+        assert await store.claim("w1", 1) == []
+        await store.release(held.claim)
+        assert await queue_of(store) == [job_id]
+
+    async def test_same_key_again_is_one_request(self, store: JobStore, clock: FakeClock) -> None:
+        holder = await begin(store, clock)
+        for _ in range(3):
+            await store.hold(holder.job_id, "caller", request("pause", "key"))
+        await store.hold(holder.job_id, "caller", request("cancel", "other key"))
+        kinds = [asked.kind for asked in await store.read_requests(holder.job_id)]
+        assert kinds == ["pause", "cancel"]
+
+    async def test_request_that_was_answered_is_not_asked_again_by_its_key(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        holder = await bring_to(store, clock, JobStatus.PAUSED)
+        asked = request("resume", "key")
+        await settle(store, clock, holder.job_id, asked)
+        await settle(store, clock, holder.job_id, request("pause", "pause again"))
+        held = await store.hold(holder.job_id, "caller", asked)  # the reply to the first resume was lost
+        assert held is not None and held.claim is not None
+        assert held.claim.requests == []
+        await store.release(held.claim)
+        assert (await summary(store, holder.job_id)).status == JobStatus.PAUSED
+
+    async def test_requests_stand_oldest_first_and_leave_with_the_commit_that_answers_them(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        holder = await begin(store, clock)
+        for n in range(4):
+            await store.hold(holder.job_id, "caller", request("set_priority", f"k{n}", priority="LOW"))
+        asked = await store.read_requests(holder.job_id)
+        assert [one.key for one in asked] == ["k0", "k1", "k2", "k3"]
+        assert sorted({one.sequence for one in asked}) == [one.sequence for one in asked]
+        await holder.commit(store, drains=asked[1:3])
+        assert [one.key for one in await store.read_requests(holder.job_id)] == ["k0", "k3"]
+        assert [one.key for one in (await read(store, holder.job_id)).requests] == ["k0", "k3"]
+
+    async def test_commit_without_events_drains_requests(self, store: JobStore, clock: FakeClock) -> None:
+        holder = await begin(store, clock)
+        await store.hold(holder.job_id, "caller", request("resume"))  # will be refused
+        commit = await holder.commit(store, drains=await store.read_requests(holder.job_id))
+        assert commit.events == []
+        assert await store.read_requests(holder.job_id) == []
+        await holder.commit(store, holder.succeeded("first"))
+
+    async def test_worker_finds_its_jobs_with_requests(self, store: JobStore, clock: FakeClock) -> None:
+        asked, quiet, other = [await begin(store, clock, worker) for worker in ("w1", "w1", "w2")]
+        for holder in (asked, other):
+            await store.hold(holder.job_id, "caller", request("pause"))
+            await store.hold(holder.job_id, "caller", request("cancel"))
+        assert await store.jobs_with_requests("w1") == [asked.job_id]
+        assert await store.jobs_with_requests("w3") == []
+        await asked.commit(store, drains=await store.read_requests(asked.job_id))
+        assert await store.jobs_with_requests("w1") == []
+        assert await store.read_requests(quiet.job_id) == []
+
+    # ── giving back ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_released_job_is_where_it_was(self, store: JobStore, clock: FakeClock) -> None:
+        first, second = await accept(store, clock), await accept(store, clock)
+        holder = await claim_one(store, clock)
+        before = await summary(store, first)
+        clock.advance(10)
+        for _ in range(2):
+            await store.release(holder.claim)
+        assert await summary(store, first) == before
+        assert await queue_of(store) == [first, second]
+
+    async def test_release_of_a_lost_lease_is_harmless(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock)
+        old = await claim_one(store, clock)
+        await store.release(old.claim)
+        await claim_one(store, clock)
+        await store.release(old.claim)
+        assert (await read(store, job_id)).owner == "w1"
+        assert await store.claim("w2", 1) == []
+
+    async def test_running_job_is_not_released(self, store: JobStore, clock: FakeClock) -> None:
+        holder = await begin(store, clock)
+        await store.release(holder.claim)
+        stored = await read(store, holder.job_id)
+        assert (stored.summary.status, stored.owner) == (JobStatus.RUNNING, "w1")
+        await holder.commit(store, holder.succeeded("first"))
+
+    # ── timers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_timer_is_due_at_its_time_and_not_before(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock, start_in_s=60)
+        assert await store.next_due_us() == clock.now_us() + 60 * SECOND_US
+        clock.advance(59.999_999)
+        assert await store.hold_due("w1", 10) == []
+        clock.advance(0.000_001)
+        [claim] = await store.hold_due("w1", 10)
+        assert (claim.job_id, claim.owner, claim.previous_owner) == (job_id, "w1", None)
+        holder = Holder(clock, claim)
+        await holder.commit(store, Tick())
+        row = await summary(store, job_id)
+        assert (row.status, row.queued_at, row.start_at) == (JobStatus.QUEUED, clock.now(), None)
+        assert await store.next_due_us() is None
+        assert await store.hold_due("w1", 10) == []
+
+    async def test_waiting_job_wakes(self, store: JobStore, clock: FakeClock) -> None:
+        holder = await bring_to(store, clock, JobStatus.WAITING)
+        row = await summary(store, holder.job_id)
+        assert row.wake_at is not None and row.start_at is None
+        due_us = await store.next_due_us()
+        assert due_us == clock.now_us() + 60 * SECOND_US
+        clock.advance(60)
+        [claim] = await store.hold_due("w1", 10)
+        assert_folds_to(claim, holder)
+        await Holder(clock, claim).commit(store, Tick())
+        assert (await summary(store, holder.job_id)).wake_at is None
+        assert await queue_of(store) == [holder.job_id]
+
+    async def test_earliest_timers_come_first(self, store: JobStore, clock: FakeClock) -> None:
+        late, soon, later = [await accept(store, clock, start_in_s=seconds) for seconds in (20, 10, 30)]
+        clock.advance(30)
+        assert [claim.job_id for claim in await store.hold_due("w1", 2)] == [soon, late]
+        assert [claim.job_id for claim in await store.hold_due("w2", 2)] == [later]
+
+    async def test_held_job_is_not_due_until_it_is_released(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock, start_in_s=10)
+        due_us = await store.next_due_us()
+        clock.advance(10)
+        [claim] = await store.hold_due("w1", 10)
+        assert await store.hold_due("w2", 10) == []
+        assert await store.next_due_us() is None
+        await store.release(claim)
+        assert await store.next_due_us() == due_us
+        assert [again.job_id for again in await store.hold_due("w2", 10)] == [job_id]
+
+    async def test_job_that_started_early_is_not_due(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock, start_in_s=10)
+        await settle(store, clock, job_id, request("start"))
+        clock.advance(10)
+        assert await store.next_due_us() is None
+        assert await store.hold_due("w1", 10) == []
+
+    # ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.guarantee("G5")
+    async def test_jobs_are_orphans_when_the_lease_of_their_worker_ends(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        await store.register_worker("w1")
+        await store.register_worker("w2")
+        holder = await begin(store, clock)
+        clock.advance(store.lease_s - 1)
+        assert await store.heartbeat("w2")
+        assert await store.hold_orphans("w2", 10) == []
+        clock.advance(1)
+        [claim] = await store.hold_orphans("w2", 10)
+        assert (claim.job_id, claim.owner, claim.previous_owner) == (holder.job_id, "w2", "w1")
+        assert claim.epoch > holder.claim.epoch
+        assert_folds_to(claim, holder)
+        rescuer = Holder(clock, claim)
+        await rescuer.commit(store, Interrupted("w1"))
+        assert (await summary(store, holder.job_id)).status == JobStatus.QUEUED
+        assert await store.hold_orphans("w2", 10) == []
+
+    async def test_heartbeat_keeps_the_jobs(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        await begin(store, clock)
+        for _ in range(3):
+            clock.advance(store.lease_s - 1)
+            assert await store.heartbeat("w1")
+        await store.register_worker("w2")
+        assert await store.hold_orphans("w2", 10) == []
+
+    async def test_heartbeat_after_the_lease_is_refused(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        clock.advance(store.lease_s)
+        assert not await store.heartbeat("w1")
+        assert not await store.heartbeat("nobody")
+
+    async def test_registering_again_is_harmless_and_revives(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        clock.advance(store.lease_s)
+        for _ in range(2):
+            await store.register_worker("w1")
+        assert await store.heartbeat("w1")
+
+    async def test_jobs_are_orphans_as_soon_as_their_worker_signs_off(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        await store.register_worker("w2")
+        holder = await begin(store, clock)
+        for _ in range(2):
+            await store.unregister_worker("w1")
+        assert not await store.heartbeat("w1")
+        assert [claim.job_id for claim in await store.hold_orphans("w2", 10)] == [holder.job_id]
+
+    @pytest.mark.guarantee("G4")
+    async def test_late_worker_does_not_write_over_its_successor(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        holder = await begin(store, clock)
+        late = holder.commit_of(holder.succeeded("first"))
+        clock.advance(store.lease_s)
+        await store.register_worker("w2")
+        [claim] = await store.hold_orphans("w2", 10)
+        before = await history(store, holder.job_id)
+        with pytest.raises(LeaseLost, match=holder.job_id):
+            await store.commit(late)
+        await Holder(clock, claim).commit(store, Interrupted("w1"))
+        with pytest.raises(LeaseLost):
+            await store.commit(late)
+        assert (await history(store, holder.job_id))[: len(before)] == before
+
+    async def test_orphans_are_taken_a_few_at_a_time_and_once(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w2")
+        ids = {(await begin(store, clock, f"dead{n}")).job_id for n in range(5)}
+        taken = [await store.hold_orphans("w2", 2) for _ in range(4)]
+        assert [len(claims) for claims in taken] == [2, 2, 1, 0]
+        assert {claim.job_id for claims in taken for claim in claims} == ids
+
+    async def test_job_that_was_claimed_and_not_begun_goes_back_to_its_place(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        first, second = await accept(store, clock), await accept(store, clock)
+        await claim_one(store, clock, "dead")
+        await store.register_worker("w2")
+        [claim] = await store.hold_orphans("w2", 10)
+        assert claim.job_id == first
+        assert Holder(clock, claim).commit_of(Interrupted("dead")).events == []
+        await store.release(claim)
+        assert await queue_of(store) == [first, second]

@@ -1,0 +1,315 @@
+"""What the tests of the engine, of races and of faults share: a clock, gates, an app of typical components, managers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from openagents_json import ComponentRegistry, JobManager, RetryableError, StepContext
+from openagents_json.components import register_builtins
+from openagents_json.job.events import Event
+from openagents_json.job.store import Commit, JobStore, MemoryJobStore, SqliteJobStore
+from openagents_json.workflow import WorkflowRegistry
+from tests.faults.checker import check_store
+
+SAFETY_S = 10.0  # only a safety net: no test comes near it
+START_US = 1_800_000_000_000_000
+
+T = TypeVar("T")
+
+
+class FakeTimer:
+    """A call that is due when the test has moved the clock far enough."""
+
+    def __init__(self, due_us: int, call: Callable[[], object]) -> None:
+        self.due_us = due_us
+        self.call: Callable[[], object] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class FakeClock:
+    """Time stands still until `advance`."""
+
+    def __init__(self, now_us: int = START_US) -> None:
+        self._now_us = now_us
+        self._timers: list[tuple[int, int, FakeTimer]] = []
+        self._order = itertools.count()
+
+    def now_us(self) -> int:
+        return self._now_us
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, lambda: over.done() or over.set_result(None))
+        try:
+            await over
+        finally:
+            timer.cancel()
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> FakeTimer:
+        timer = FakeTimer(self._now_us + max(round(seconds * 1e6), 0), call)
+        heapq.heappush(self._timers, (timer.due_us, next(self._order), timer))
+        return timer
+
+    def advance_at_commit(self, store: JobStore, seconds: float) -> None:
+        """From now on each commit of that store takes so long by this clock."""
+        commit = store.commit
+
+        async def slow_commit(one: Commit) -> None:
+            await commit(one)
+            self.advance(seconds)
+
+        store.commit = slow_commit  # type: ignore[method-assign]
+
+    def advance(self, seconds: float) -> None:
+        """Move the time and make the calls that are due by then, in their order, each at its own time."""
+        end_us = self._now_us + round(seconds * 1e6)
+        while self._timers and self._timers[0][0] <= end_us:
+            due_us, _, timer = heapq.heappop(self._timers)
+            self._now_us = max(self._now_us, due_us)
+            if timer.call is not None:
+                call, timer.call = timer.call, None
+                call()
+        self._now_us = end_us
+
+
+class Gate:
+    """A component's call waits here until the test opens it. For coroutines and for threads."""
+
+    def __init__(self) -> None:
+        self.contexts: list[StepContext] = []  # of the calls, in the order they came
+        self.left = 0  # calls that have ended
+        self._loop = asyncio.get_running_loop()
+        self._open = asyncio.Event()
+        self._open_for_threads = threading.Event()
+        self._changed = asyncio.Event()
+
+    def open(self) -> None:
+        self._open.set()
+        self._open_for_threads.set()
+
+    def shut(self) -> None:
+        self._open.clear()
+        self._open_for_threads.clear()
+
+    def enter(self, context: StepContext) -> None:
+        self.contexts.append(context)
+        self._tell()
+
+    def leave(self) -> None:
+        self.left += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the test is over
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def wait_open(self) -> None:
+        await self._open.wait()
+
+    def wait_open_in_thread(self) -> None:
+        self._open_for_threads.wait(SAFETY_S)
+
+    async def wait_entered(self, calls: int = 1) -> StepContext:
+        """The context of call number `calls`, as soon as it has come."""
+        await self._wait(lambda: len(self.contexts) >= calls)
+        return self.contexts[calls - 1]
+
+    async def wait_left(self, calls: int = 1) -> None:
+        await self._wait(lambda: self.left >= calls)
+
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SAFETY_S):
+            while not condition():
+                await self._changed.wait()
+                self._changed.clear()
+
+
+class Components:
+    """A registry of typical components, and the gates that they wait at. Gates are made when they are first named."""
+
+    def __init__(self) -> None:
+        self.registry = ComponentRegistry()
+        register_builtins(self.registry)
+        self.gates: dict[str, Gate] = {}
+        self.calls: list[tuple[str, int]] = []  # (path, attempt) of every call of `note`, `flaky` and `step`
+        self._register()
+
+    def gate(self, name: str = "gate") -> Gate:
+        if name not in self.gates:
+            self.gates[name] = Gate()
+        return self.gates[name]
+
+    def _register(self) -> None:
+        tool = self.registry.tool
+
+        @tool("add")
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+        @tool("note")
+        async def note(context: StepContext, value: Any = None) -> Any:
+            self.calls.append((context.step, context.attempt))
+            return value
+
+        @tool("step")
+        def step(context: StepContext, value: Any = None) -> Any:
+            self.calls.append((context.step, context.attempt))
+            return value
+
+        @tool("gate")
+        async def gate(context: StepContext, name: str = "gate", value: Any = None) -> Any:
+            here = self.gate(name)
+            here.enter(context)
+            try:
+                await here.wait_open()
+            finally:
+                here.leave()
+            return value
+
+        @tool("thread_gate")
+        def thread_gate(context: StepContext, name: str = "gate", value: Any = None) -> Any:
+            here = self.gates[name]
+            here.enter(context)
+            try:
+                here.wait_open_in_thread()
+            finally:
+                here.leave()
+            return value
+
+        @tool("polite_thread")
+        def polite_thread(context: StepContext, name: str = "gate") -> str:
+            here = self.gates[name]
+            here.enter(context)
+            while not context.cancelled:
+                here._open_for_threads.wait(0.005)
+            here.leave()
+            raise RuntimeError("told to stop")
+
+        @tool("stubborn")
+        async def stubborn(context: StepContext, name: str = "gate", value: Any = None) -> Any:
+            """Swallows every CancelledError until its gate opens."""
+            here = self.gate(name)
+            here.enter(context)
+            while not here._open.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await here.wait_open()
+            here.leave()
+            return value
+
+        @tool("fail")
+        async def fail(message: str = "no luck") -> None:
+            raise ValueError(message)
+
+        @tool("flaky")
+        async def flaky(context: StepContext, until: int, delay_s: float | None = None) -> int:
+            """Fails before attempt number `until`."""
+            self.calls.append((context.step, context.attempt))
+            if context.attempt < until:
+                raise RetryableError("http.429", "try again", delay_s)
+            return context.attempt
+
+
+class Bench:
+    """One test's store, components, workflows, clock and managers."""
+
+    def __init__(self, kind: str, folder: Path, clock: FakeClock) -> None:
+        self.kind = kind
+        self.path = folder / "jobs.db"
+        self.clock = clock
+        self.components = Components()
+        self.workflows = WorkflowRegistry(self.components.registry)
+        self.gate = self.components.gate
+        self._memory = MemoryJobStore(clock)
+
+    def store(self) -> JobStore:
+        """The store of this test: the same jobs at each call."""
+        return self._memory if self.kind == "memory" else SqliteJobStore(self.path, self.clock)
+
+    def manager(self, store: JobStore | None = None, **options: Any) -> JobManager:
+        """A manager, not opened yet, on the test's store, with its components, workflows and clock."""
+        options = {"components": self.components.registry, "workflows": self.workflows, "clock": self.clock} | options
+        return JobManager(store or self.store(), **options)
+
+    def workflow(self, *steps: Mapping[str, Any], id: str = "flow", **fields: Any) -> str:
+        """Register a workflow of these steps; its id."""
+        self.workflows.register({"id": id, "steps": list(steps), **fields})
+        return id
+
+    def one(self, component: str, id: str = "flow", **step: Any) -> str:
+        """Register a workflow of one step `s` that calls a component; its id."""
+        return self.workflow({"id": "s", "component": component, **step}, id=id)
+
+    def open_gates(self) -> None:
+        for gate in self.components.gates.values():
+            gate.open()
+
+    async def until_async(self, ask: Callable[[], Awaitable[T]], condition: Callable[[T], bool]) -> T:
+        """Ask until the answer fits; for rows that change without an event."""
+        async with asyncio.timeout(SAFETY_S):
+            while not condition(answer := await ask()):
+                await asyncio.sleep(0)
+        return answer
+
+    async def check(self) -> None:
+        """Fold every history, compare it with its row, and look for what no history may hold."""
+        if self.kind == "sqlite" and not self.path.exists():
+            return
+        store = self.store()
+        await store.open()
+        try:
+            assert await check_store(store) == []
+        finally:
+            await store.close()
+
+
+async def seen(jobs: JobManager, job_id: str, type: str, count: int = 1, **data: Any) -> Event:
+    """Return the `count`-th event of a type (and with these data) of a job, as soon as it is committed."""
+    async with asyncio.timeout(SAFETY_S), contextlib.aclosing(events_of(jobs, job_id)) as events:
+        async for event in events:
+            if event.type == type and data.items() <= event.data.items():
+                count -= 1
+                if count == 0:
+                    return event
+    raise AssertionError(f"the job ended without {type}")
+
+
+async def events_of(jobs: JobManager, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+    async for event in jobs.watch(job_id, after):
+        yield event
+
+
+async def history(jobs: JobManager, job_id: str) -> list[Event]:
+    """The events that are recorded now."""
+    events: list[Event] = []
+    while page := await jobs.store.read_events(job_id, len(events)):
+        events += page
+    return events
+
+
+async def types(jobs: JobManager, job_id: str) -> list[str]:
+    return [event.type for event in await history(jobs, job_id)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until something is so; for what gives no signal of its own."""
+    async with asyncio.timeout(SAFETY_S):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def final(jobs: JobManager, job_id: str) -> str:
+    """The job's final status, when it has one."""
+    async with asyncio.timeout(SAFETY_S):
+        return str((await jobs.wait(job_id)).status)
