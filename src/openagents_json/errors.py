@@ -37,7 +37,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+Level: TypeAlias = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Problem:
     """One thing that is wrong with a document, and where.
 
     `path` is a JSON path such as `$.steps[2].inputs.url`; `line` and `column` count from 1 and are None where the
-    document did not come from text.
+    document did not come from text. `level`: an error keeps a definition from running, a warning tells what is likely
+    to fail some day, a note what is good to know.
     """
 
     path: str
@@ -53,10 +56,12 @@ class Problem:
     suggestion: str | None = None
     line: int | None = None
     column: int | None = None
+    level: Level = "error"
 
     def __str__(self) -> str:
         place = f"{self.path} (line {self.line}, column {self.column})" if self.line else self.path
-        return f"{place}: {self.message}" + (f" {self.suggestion}" if self.suggestion else "")
+        level = "" if self.level == "error" else f"{self.level}: "
+        return f"{place}: {level}{self.message}" + (f" {self.suggestion}" if self.suggestion else "")
 
 
 class OpenAgentsError(Exception):

@@ -64,11 +64,24 @@ def plain(value: object, *, limit_bytes: int | None = None, default: Hook | None
         copy = _decode(encoded)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _culprit(value, default) or NotJson(f"The value cannot be read back as JSON: {error}.") from None
+    if encoded.count(b"{") + encoded.count(b"[") > DEPTH and depth(copy) > DEPTH:
+        raise NotJson(f"The value is nested deeper than {DEPTH} levels. Flatten it.")
     # The encoder writes the key 1 as "1", which would merge with a key "1": what is not equal is looked at closely.
     # The escape of NUL may also be an escaped backslash before the letters u0000.
     if (copy != value or b"\\u0000" in encoded) and (problem := _culprit(value, default)) is not None:
         raise problem
     return copy, encoded
+
+
+def depth(value: Any) -> int:
+    """How many levels of dicts and lists a plain value has. Without recursion."""
+    levels, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        levels += 1
+        level = [
+            one for container in level for one in (container.values() if isinstance(container, dict) else container)
+        ]
+    return levels
 
 
 def encode(value: Any) -> bytes:
@@ -240,18 +253,31 @@ class FrozenList(list[Any]):
 
 def freeze(value: Any) -> Any:
     """The plain value with every dict and list in it frozen; a frozen value comes back as it is."""
+    # Loops, not comprehensions: those cost a second frame for each level before Python 3.12, and DEPTH levels must fit.
     kind = type(value)
     if kind is dict:
-        return FrozenDict({key: freeze(member) for key, member in value.items()})
+        members: dict[str, Any] = {}
+        for key, member in value.items():
+            members[key] = freeze(member)
+        return FrozenDict(members)
     if kind is list:
-        return FrozenList([freeze(member) for member in value])
+        items: list[Any] = []
+        for item in value:
+            items.append(freeze(item))
+        return FrozenList(items)
     return value
 
 
 def thaw(value: Any) -> Any:
     """A deep copy of a plain value, frozen or not, that its owner may change."""
     if isinstance(value, dict):
-        return {key: thaw(member) for key, member in value.items()}
+        members: dict[str, Any] = {}
+        for key, member in value.items():
+            members[key] = thaw(member)
+        return members
     if isinstance(value, list):
-        return [thaw(member) for member in value]
+        items: list[Any] = []
+        for item in value:
+            items.append(thaw(item))
+        return items
     return value

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from openagents_json.errors import InvalidSettings
 
-Seconds = float
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Finite
 
 
 class Settings(BaseSettings):
@@ -21,7 +23,7 @@ class Settings(BaseSettings):
         default=None, description="Where jobs are kept; None: memory for JobManager, database for OpenAgentsApp"
     )
     job_store_path: str | None = Field(default=None, description="File or URL of the database store")
-    job_retention_days: float | None = Field(
+    job_retention_days: Finite | None = Field(
         default=7, ge=0, description="Final jobs older than this are deleted by themselves; None keeps them"
     )
     max_jobs: int = Field(default=256, ge=1, le=100_000, description="Jobs that a worker runs at a time")
@@ -30,15 +32,22 @@ class Settings(BaseSettings):
     linger_s: Seconds = Field(default=5.0, ge=0, description="A job that waits longer than this is let go of")
     lease_s: Seconds = Field(default=30.0, ge=1, description="A worker not heard of for so long counts as dead")
     cancel_grace_s: Seconds = Field(default=10.0, ge=0, description="What cancel gives running attempts to end")
+    cleanup_timeout_s: Seconds = Field(
+        default=600.0, gt=0, description="What compensation gets to undo completed steps, and then the finally steps"
+    )
     abandon_after_s: Seconds = Field(default=10.0, ge=0, description="What a timeout gives an attempt to end")
     stop_timeout_s: Seconds = Field(default=10.0, ge=0, description="What leaving the manager gives running attempts")
     shutdown_grace_s: Seconds = Field(default=2.0, ge=0, description="And, told to stop after that, to end")
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings of this process; arguments that are not None win. `InvalidSettings` lists every problem."""
+    """The settings of this process; what is given wins, None included. `InvalidSettings` lists every problem."""
+    if unknown := sorted(given.keys() - Settings.model_fields.keys()):
+        near = difflib.get_close_matches(unknown[0], Settings.model_fields, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(Settings.model_fields)}."
+        raise InvalidSettings(f"There is no setting {unknown[0]!r}. {hint}")
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise InvalidSettings(f"The settings are not valid: {problems}.") from None

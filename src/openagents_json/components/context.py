@@ -136,7 +136,8 @@ class StepContext:
 
     @property
     def cancel_reason(self) -> str | None:
-        """Who or what asked: `user`, `timeout`, `shutdown`, `lost lease`; None while nobody did."""
+        """Why: `cancelled`, `force_cancelled`, `sibling_failed` (another step of its scope), `timeout`, `shutdown` or
+        `lost_lease`; None while nobody asked."""
         return self._cancel_reason
 
     def cancel(self, reason: str) -> None:

@@ -1,10 +1,11 @@
 """Workflows: what to run. Definitions are loaded, checked and planned here; nothing of them runs."""
 
 from openagents_json.workflow.check import check
-from openagents_json.workflow.graph import Block, Node, Plan, build_plan
+from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.inputs import InputSchema, schema_problems
-from openagents_json.workflow.load import load_folder, load_workflow, parse_text, parse_workflow
+from openagents_json.workflow.load import load_folder, load_workflow, parse_text, parse_workflow, stored_workflow
 from openagents_json.workflow.model import Retry, Step, Workflow
+from openagents_json.workflow.plan import Block, Node, Plan
 from openagents_json.workflow.registry import WorkflowRegistry
 from openagents_json.workflow.secrets import EnvironmentSecrets, MappingSecrets, SecretProvider, mask
 
@@ -28,4 +29,5 @@ __all__ = [
     "parse_text",
     "parse_workflow",
     "schema_problems",
+    "stored_workflow",
 ]

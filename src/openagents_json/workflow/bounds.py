@@ -19,6 +19,7 @@ RENDERED_BYTES = 1024 * 1024  # of one rendered string
 RESULT_NODES = 1_000_000
 RESULT_BYTES = 10 * 1024 * 1024
 UNITS = 2_000_000  # list items made, and characters of strings divided by 8, in one evaluation
+BUILT_DEPTH = 100  # levels of a value that is put together name by name
 CPU_S = 0.7  # of the evaluating thread; looked at whenever one of our functions is called
 
 LARGEST_NUMBER = 2**127 - 1
@@ -41,12 +42,13 @@ class Exhausted(Exception):
 class Evaluation:
     """What one evaluation has used up. Lives in the thread that evaluates, for as long as it does."""
 
-    __slots__ = ("deadline", "units", "values", "why_missing")
+    __slots__ = ("deadline", "sizes", "units", "values", "why_missing")
 
     def __init__(self, values: Sequence[Any], why_missing: Callable[[int], str]) -> None:
         self.values = values  # of the paths; MISSING where there is none
         self.why_missing = why_missing  # the sentence for the number of such a path
         self.units = UNITS
+        self.sizes: dict[int, tuple[int, int, Any]] = {}  # by identity; holds the value, so that the identity stays its
         self.deadline = time.thread_time() + CPU_S
 
     def pay(self, units: int) -> None:
@@ -55,6 +57,22 @@ class Evaluation:
             raise Exhausted("it makes too much data on the way")
         if time.thread_time() > self.deadline:
             raise Exhausted(f"it takes more than {CPU_S} s")
+
+    def size(self, value: Any) -> tuple[int, int]:
+        """Parts and levels of a value as if it were written out, recorded data counted by its rows only."""
+        kind = type(value)
+        if kind is not list and kind is not dict and kind is not tuple:
+            return (len(value), 1) if isinstance(value, list | dict) else (1, 0)
+        known = self.sizes.get(id(value))
+        if known is None:
+            parts, levels = 1, 0
+            for member in value.values() if kind is dict else value:
+                below = self.size(member)
+                parts, levels = parts + below[0], max(levels, below[1])
+            if levels >= BUILT_DEPTH:
+                raise Exhausted(f"it nests data deeper than {BUILT_DEPTH} levels")
+            known = self.sizes[id(value)] = (parts, levels + 1, value)
+        return known[0], known[1]
 
 
 class _Current(threading.local):

@@ -203,6 +203,18 @@ def _filled(value: Any) -> Any:
     return used(value)
 
 
+def _keep(value: Any) -> Any:
+    """What `set` and `for` give a name, paid for as if it were written out.
+
+    minijinja shares the parts of its own lists, and writes them out whenever it hands one to Python or compares it: so
+    `[a, a]`, said thirty times, would be a gigabyte. What has been here is a Python object and is handed on as it is.
+    """
+    if isinstance(value, list | dict | tuple):
+        running = evaluation()
+        running.pay(running.size(value)[0])
+    return value
+
+
 def _out(value: Any) -> str:
     """What a hole puts into the text."""
     return made(text_of(value))
@@ -221,6 +233,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cat_": _concatenate,
     "slice_": _slice,
     "filled_": _filled,
+    "keep_": _keep,
     "out_": _out,
 }
 

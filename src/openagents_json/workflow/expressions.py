@@ -34,7 +34,7 @@ from openagents_json.workflow.tokens import shorten, syntax_error
 
 NESTING = 100  # levels of a value with templates in it
 CACHED_CHARACTERS = 1_000  # longer strings are compiled anew
-REFERENCE_ROOTS = frozenset(["inputs", "item", "index", "steps"])
+REFERENCE_ROOTS = frozenset(["inputs", "item", "index", "iteration", "last", "steps"])
 
 
 class Names(Protocol):
@@ -66,7 +66,7 @@ class Template:
     inputs: frozenset[str]  # names right under `inputs`
     secrets: frozenset[str]  # names under `secrets`
     is_constant: bool  # no expression inside: render returns `source`; treat it as immutable
-    is_reference: bool  # exactly one `{{ path }}` that starts at inputs, item, index or steps
+    is_reference: bool  # exactly one `{{ path }}` that starts at one of REFERENCE_ROOTS
     _render: Callable[[Names], Any] = field(repr=False, compare=False)
 
     def render(self, names: Names) -> Any:

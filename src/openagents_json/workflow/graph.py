@@ -1,4 +1,4 @@
-"""The plan of a workflow: its steps as nodes with what they wait for, and every expression compiled once.
+"""From a workflow to its plan: who waits for whom, every expression compiled once, every reference checked.
 
 The order rule (LANGUAGE.md): a step without `needs` runs after all steps before it in its array; a step with `needs`
 runs after exactly those and the ones it references. Both may name only earlier steps of their own or an enclosing
@@ -7,78 +7,19 @@ array, so every definition reads downwards and is acyclic by construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from openagents_json.errors import ExpressionError, InvalidDefinition, Problem
+from openagents_json.jsondata import plain
 from openagents_json.workflow import limits
 from openagents_json.workflow.expressions import Template, compile_condition, compile_template
-from openagents_json.workflow.model import RESERVED_IDS, Step, Workflow
-from openagents_json.workflow.problems import Problems, member_path
+from openagents_json.workflow.inputs import PayloadSchema, declared_inputs, secret_names
+from openagents_json.workflow.model import RESERVED_IDS, Case, Catch, Compensate, Step, Workflow
+from openagents_json.workflow.plan import Block, Node, Plan
+from openagents_json.workflow.problems import Problems, member_path, shown
 from openagents_json.workflow.problems import nearest as nearest  # job.store.query has it from here
-
-
-@dataclass(eq=False, slots=True)
-class Node:
-    """One step of the definition, ready to run. Immutable once its plan is built."""
-
-    id: str
-    step: Step
-    block: Block
-    index: int  # place in block.nodes
-    path: str  # JSON path in the definition
-    followers: tuple[int, ...] = ()  # nodes of the same block that wait for this one
-    condition: Template | None = None
-    inputs: dict[str, Template] = field(default_factory=dict)
-    component: Template | None = None
-    value: Template | None = None  # of `set`
-    items: Template | None = None  # of `foreach`
-    body: Block | None = None  # the nested steps
-
-    def templates(self) -> Iterator[tuple[str, Template]]:
-        """Every compiled template with its JSON path."""
-        for name, template in (
-            ("condition", self.condition),
-            ("component", self.component),
-            ("set", self.value),
-            ("foreach", self.items),
-        ):
-            if template is not None:
-                yield f"{self.path}.{name}", template
-        for name, template in self.inputs.items():
-            yield member_path(f"{self.path}.inputs", name), template
-
-
-@dataclass(eq=False, slots=True)
-class Block:
-    """An array of steps: the definition's, a container's, or `finally`."""
-
-    owner: Node | None  # the container; None for the two top-level arrays
-    enclosing: Block | None  # where names that are not found here are looked up
-    nodes: tuple[Node, ...] = ()
-    waits: tuple[int, ...] = ()  # for each node, how many nodes of this block it waits for
-    starts: tuple[int, ...] = ()  # the nodes that wait for none
-    by_id: dict[str, Node] = field(default_factory=dict)
-    output: Template | None = None  # None: the last step's output
-
-
-@dataclass(eq=False, slots=True)
-class Plan:
-    """What the machine walks. Made once per definition and shared by all its jobs."""
-
-    workflow: Workflow
-    root: Block
-    finally_block: Block | None
-    outputs: Template | None
-    nodes: dict[str, Node]  # every step by id, nested ones included
-    secret_inputs: frozenset[str]  # inputs marked writeOnly: they hold {"secret": NAME}, never a value
-
-    def holds_secret(self, template: Template) -> bool:
-        """Whether a value would hold a secret once rendered: then only its source may be recorded."""
-        if template.secrets or template.inputs & self.secret_inputs:
-            return True
-        return bool(self.secret_inputs) and "inputs" in template.roots and not template.inputs
 
 
 def build_plan(workflow: Workflow) -> Plan:
@@ -93,6 +34,14 @@ def plan_with_problems(workflow: Workflow) -> tuple[Plan, list[Problem]]:
     """The plan of a workflow and every problem met. With problems, the plan is good only for looking further."""
     planner = _Planner(workflow)
     return planner.build(), planner.problems.found
+
+
+class _Given:
+    """Stands for a step of a parent job, whose result was handed to this one."""
+
+
+_GIVEN = _Given()
+GIVEN_NAMES = frozenset({"item", "index", "iteration", "last", "error"})  # names that a parent may hand to an item
 
 
 class _Planner:
@@ -115,16 +64,29 @@ class _Planner:
             if block is not None:
                 self.order(block)
         if outputs is not None:
-            self.check_names(outputs, "$.outputs", root, before=len(root.nodes), roots={"inputs", "job"})
-        return Plan(workflow, root, finally_block, outputs, self.nodes, secret_inputs(workflow.inputs))
+            self.check_names(outputs, "$.outputs", root, before=len(root.nodes), roots=self.roots(root))
+        made = {node.undo.id: node.undo for node in self.nodes.values() if node.undo is not None}
+        for node in self.nodes.values():
+            if node.nested is not None and node.body is not None:
+                made |= node.body.by_id
+        return Plan(workflow, root, finally_block, outputs, self.nodes | made, secret_names(workflow.inputs))
 
     def problem(self, path: str, message: str, suggestion: str | None = None) -> None:
         self.problems.add(path, message, suggestion)
 
     # ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def block(self, steps: list[Step], path: str, owner: Node | None, enclosing: Block | None) -> Block:
-        block = Block(owner, enclosing)
+    def block(
+        self,
+        steps: Sequence[Step],
+        path: str,
+        owner: Node | None,
+        enclosing: Block | None,
+        names: frozenset[str] = frozenset(),
+        *,
+        sees_owner: bool = False,
+    ) -> Block:
+        block = Block(owner, enclosing, names, sees_owner)
         nodes = []
         for index, step in enumerate(steps):
             node = self.node(step, f"{path}[{index}]", block, index)
@@ -143,18 +105,138 @@ class _Planner:
             self.nodes[step.id] = node
         if step.condition is not None:
             node.condition = self.compile_condition(step.condition, f"{path}.condition")
-        if step.kind == "component":
-            node.component = self.compile(step.component, f"{path}.component")
-            for name, value in step.inputs.items():
-                node.inputs[name] = self.compile(value, member_path(f"{path}.inputs", name))
-        elif step.kind == "set":
-            node.value = self.compile(step.set, f"{path}.set")
-        elif step.kind == "foreach":
-            node.items = self.compile(step.foreach, f"{path}.foreach")
-            node.body = self.block(step.steps, f"{path}.steps", owner=node, enclosing=block)
-            if step.has("output"):
-                node.body.output = self.compile(step.output, f"{path}.output")
+        for name, value in step.inputs.items():
+            node.inputs[name] = self.compile(value, member_path(f"{path}.inputs", name))
+        _COMPILE[step.kind](self, node)
+        for place, handler in enumerate(step.catch):
+            where = f"{path}.catch[{place}]"
+            handling = self.block(handler.steps, f"{where}.steps", node, block, frozenset({"error"}), sees_owner=True)
+            node.blocks[f"catch{place}"] = handling
+            self.output_of(handling, handler, where)
+        if step.compensate is not None and path.startswith("$.finally"):
+            message = "`compensate` of a finally step would never run: completed steps are undone before these begin."
+            self.problem(f"{path}.compensate", message, "Leave it out.")
+        elif step.compensate is not None:
+            node.undo = self.undo(node, step.compensate)
         return node
+
+    def component_node(self, node: Node) -> None:
+        node.component = self.compile(node.step.component, f"{node.path}.component")
+
+    def set_node(self, node: Node) -> None:
+        node.value = self.compile(node.step.set, f"{node.path}.set")
+
+    def foreach_node(self, node: Node) -> None:
+        node.items = self.compile(node.step.foreach, f"{node.path}.foreach")
+        self.body(node, frozenset({"item", "index"}))
+
+    def repeat_node(self, node: Node) -> None:
+        repeat = node.step.repeat
+        assert repeat is not None
+        node.initial = self.compile(repeat.initial, f"{node.path}.repeat.initial")
+        node.until = self.compile_condition(repeat.until, f"{node.path}.repeat.until")
+        self.body(node, frozenset({"iteration", "last"}))
+
+    def body(self, node: Node, names: frozenset[str]) -> None:
+        node.body = self.block(node.step.steps, f"{node.path}.steps", node, node.block, names)
+        self.output_of(node.body, node.step, node.path)
+        if node.step.spread:
+            node.nested = node.body
+
+    def output_of(self, block: Block, holder: Step | Case | Catch, path: str) -> None:
+        if holder.has("output"):
+            block.output_path = f"{path}.output"
+            block.output = self.compile(holder.output, block.output_path)
+
+    def switch_node(self, node: Node) -> None:
+        cases = node.step.switch or []
+        conditions = []
+        for place, case in enumerate(cases):
+            where = f"{node.path}.switch[{place}]"
+            conditions.append(self.compile_condition(case.when, f"{where}.when"))
+            chosen = node.blocks[str(place)] = self.block(case.steps, f"{where}.steps", node, node.block)
+            self.output_of(chosen, case, where)
+        node.cases = tuple(conditions)
+        if node.step.default:
+            node.blocks["default"] = self.block(node.step.default, f"{node.path}.default", node, node.block)
+
+    def parallel_node(self, node: Node) -> None:
+        for name, steps in (node.step.parallel or {}).items():
+            where = member_path(f"{node.path}.parallel", name)
+            node.blocks[name] = self.block(steps, where, node, node.block)
+
+    def wait_node(self, node: Node) -> None:
+        wait = node.step.wait
+        assert wait is not None
+        if wait.seconds is not None:
+            node.seconds = self.compile(wait.seconds, f"{node.path}.wait.seconds")
+            if node.seconds.is_constant and (problem := seconds_problem(wait.seconds)):
+                self.problem(f"{node.path}.wait.seconds", problem)
+        elif wait.until is not None:
+            node.moment = self.compile(wait.until, f"{node.path}.wait.until")
+            if node.moment.is_constant and (problem := moment_problem(wait.until)):
+                self.problem(f"{node.path}.wait.until", problem)
+
+    def signal_node(self, node: Node) -> None:
+        node.signal = self.compile(node.step.signal, f"{node.path}.signal")
+        schema = node.step.schema_
+        if schema is not None:
+            try:
+                node.schema = PayloadSchema(schema)
+            except InvalidDefinition as error:
+                for problem in error.problems:
+                    path = problem.path.replace("$", f"{node.path}.schema", 1)
+                    self.problem(path, problem.message, problem.suggestion)
+
+    def workflow_node(self, node: Node) -> None:
+        node.child = self.compile(node.step.workflow, f"{node.path}.workflow")
+
+    def raise_node(self, node: Node) -> None:
+        error = node.step.raise_
+        assert error is not None
+        node.error = (
+            self.compile(error.type, f"{node.path}.raise.type"),
+            self.compile(error.message, f"{node.path}.raise.message"),
+        )
+
+    def spread(self, node: Node, block: Block, outside: set[str]) -> None:
+        """Let one step that starts a child stand for the steps of a spreading foreach. The child's definition is made
+        of these steps; it is given what they refer to outside."""
+        step, last = node.step, block.nodes[-1].id
+        names = {root for inner in _all_templates(block) for root in inner.roots}
+        outer = _roots(node.block)
+        given = sorted(outside | (block.output.steps - block.by_id.keys() if block.output else set()))
+        given += [name for name in GIVEN_NAMES if name in names and (name in block.names or name in outer)]
+        output = step.output if block.output is not None else "{{ steps['" + last + "'].output }}"
+        document = {
+            "id": self.workflow.id,
+            "version": self.workflow.version,
+            "given": given,
+            "inputs": self.workflow.inputs,
+            "steps": [one.model_dump(mode="json", by_alias=True, exclude_unset=True) for one in step.steps],
+            "outputs": {"output": output},
+        }
+        plain_document, _ = plain(document)
+        workflow = Workflow.model_validate({**plain_document, "document": plain_document})
+        body = Block(node, node.block, block.names)
+        item = Step.model_construct(_fields_set={"id", "workflow"}, id=f"{node.id}[item]", workflow=workflow.id)
+        child = Node(item.id, item, body, 0, f"{node.path}.steps", spread=workflow)
+        body.nodes, body.waits, body.starts, body.by_id = (child,), (0,), (0,), {child.id: child}
+        node.body = body
+
+    def undo(self, node: Node, compensate: Compensate) -> Node:
+        """The call that undoes a step, as a block of one node whose expressions see the step's own result."""
+        path = f"{node.path}.compensate"
+        fields = compensate.model_dump(include=compensate.model_fields_set, exclude={"retry"})
+        step = Step.model_construct(_fields_set={"id", *compensate.model_fields_set}, id=f"{node.id}[undo]", **fields)
+        step = step.model_copy(update={"retry": compensate.retry})
+        block = node.blocks["undo"] = Block(node, node.block, frozenset(), sees_owner=True)
+        undo = Node(step.id, step, block, 0, path)
+        undo.component = self.compile(compensate.component, f"{path}.component")
+        for name, value in compensate.inputs.items():
+            undo.inputs[name] = self.compile(value, member_path(f"{path}.inputs", name))
+        block.nodes, block.waits, block.starts, block.by_id = (undo,), (0,), (0,), {undo.id: undo}
+        return undo
 
     def compile(self, value: Any, path: str) -> Template:
         try:
@@ -181,11 +263,14 @@ class _Planner:
         for node in block.nodes:
             references = self.references(node)
             inner = {block.by_id[name].index for name in references if name in block.by_id}
-            outside |= {name for name in references if name not in block.by_id}
+            needed = self.needed(node)
+            # A need that stands outside is for the container to wait for, just like a reference.
+            outside |= {name for name in references | needed if name not in block.by_id}
             if node.step.needs is None:
                 before = set(loose)
             else:
-                before = {index for index in self.needed(node) | inner if index < node.index}
+                inner |= {block.by_id[name].index for name in needed if name in block.by_id}
+                before = {index for index in inner if index < node.index}
             for index in before:
                 followers[index].append(node.index)
             waits.append(len(before))
@@ -196,37 +281,41 @@ class _Planner:
             node.followers = tuple(followers[node.index])
         return outside
 
-    def needed(self, node: Node) -> set[int]:
-        indexes: set[int] = set()
+    def needed(self, node: Node) -> set[str]:
+        """Ids of the steps that a node needs, here or in an enclosing array, checked on the way."""
+        names: set[str] = set()
         for place, name in enumerate(node.step.needs or []):
-            path = f"{node.path}.needs[{place}]"
             found = self.find(name, node.block, node.index)
-            if isinstance(found, Node):
-                if found.block is node.block:
-                    indexes.add(found.index)
-            else:
-                self.problem(path, f"{found[0]}", found[1])
-        return indexes
+            if isinstance(found, tuple):
+                self.problem(f"{node.path}.needs[{place}]", *found)
+            elif isinstance(found, Node):
+                names.add(name)
+        return names
 
     def references(self, node: Node) -> set[str]:
         """Ids of the steps that a node and everything inside it refer to, checked on the way."""
         names: set[str] = set()
-        roots = {"inputs", "job"}
-        owner = node.block.owner
-        while owner is not None:
-            roots |= {"item", "index"}
-            owner = owner.block.owner
+        roots = self.roots(node.block)
         for path, template in node.templates():
-            secrets_allowed = path.startswith(f"{node.path}.inputs.")
+            secrets_allowed = node.component is not None and path.startswith(f"{node.path}.inputs")
             self.check_names(template, path, node.block, node.index, roots, secrets_allowed=secrets_allowed)
             names |= template.steps
-        if node.body is not None:
-            names |= self.order(node.body)
-            if node.body.output is not None:
-                output, path = node.body.output, f"{node.path}.output"
-                self.check_names(output, path, node.body, len(node.body.nodes), roots | {"item", "index"})
-                names |= {name for name in output.steps if name not in node.body.by_id}
-        return names
+        for block in node.inner_blocks():
+            inner, last = self.roots(block), len(block.nodes)
+            outside = self.order(block)
+            names |= outside
+            if block is node.nested:
+                self.spread(node, block, outside)
+            if block.output is not None:
+                self.check_names(block.output, block.output_path, block, last, inner)
+                names |= {name for name in block.output.steps if name not in block.by_id}
+            if block is node.body and node.until is not None:
+                self.check_names(node.until, f"{node.path}.repeat.until", block, last, inner)
+                names |= {name for name in node.until.steps if name not in block.by_id}
+        return names - {node.id}  # its handlers and its undo may look at the step itself
+
+    def roots(self, block: Block) -> set[str]:
+        return _roots(block) | (GIVEN_NAMES & set(self.workflow.given))
 
     def check_names(
         self,
@@ -240,10 +329,11 @@ class _Planner:
     ) -> None:
         for name in sorted(template.steps):
             found = self.find(name, block, before)
-            if not isinstance(found, Node):
+            if isinstance(found, tuple):
                 self.problem(path, *found)
         for root in sorted(template.roots - roots):
-            why = "it exists inside `foreach` only" if root in ("item", "index") else "it does not exist here"
+            where = _EXISTS_IN.get(root)
+            why = f"it exists only {where}" if where else "it does not exist here"
             self.problem(path, f"`{root}` cannot be used here: {why}.")
         if template.secrets and not secrets_allowed:
             self.problem(path, "`secrets` may stand only inside the `inputs` of a component.")
@@ -251,7 +341,7 @@ class _Planner:
             for name in sorted(template.inputs - self.input_names):
                 self.problem(path, f"The workflow has no input {name!r}.", nearest(name, self.input_names))
 
-    def find(self, name: str, block: Block, before: int) -> Node | tuple[str, str | None]:
+    def find(self, name: str, block: Block, before: int) -> Node | _Given | tuple[str, str | None]:
         """The step that `name` means for the node at place `before` of `block`, or why there is none."""
         scope: Block | None = block
         while scope is not None:
@@ -261,26 +351,84 @@ class _Planner:
                     return node
                 return f"Step {name!r} stands later (or is this step itself); only earlier steps have an output.", None
             owner = scope.owner
-            before = owner.index if owner is not None else limits.STEPS + 1  # finally sees the whole root block
+            # finally sees the whole root block
+            before = limits.STEPS + 1 if owner is None else owner.index + scope.sees_owner
             scope = scope.enclosing
         if (hidden := self.nodes.get(name)) is not None and hidden.block.owner is not None:
             owner_id = hidden.block.owner.id
             return f"Step {name!r} is inside {owner_id!r}.", f"From outside use steps.{owner_id}.output."
+        if name in self.workflow.given:
+            return _GIVEN
         if name in self.nodes:
             return f"Step {name!r} cannot be seen from here.", None
         return f"There is no step {name!r}.", nearest(name, self.nodes)
 
 
-def secret_inputs(schema: dict[str, Any]) -> frozenset[str]:
-    """The names of the inputs that a schema marks as `writeOnly`."""
-    properties = schema.get("properties", {})
-    return frozenset(name for name, part in properties.items() if isinstance(part, dict) and part.get("writeOnly"))
+_COMPILE: dict[str, Callable[[_Planner, Node], None]] = {
+    "component": _Planner.component_node,
+    "set": _Planner.set_node,
+    "foreach": _Planner.foreach_node,
+    "repeat": _Planner.repeat_node,
+    "switch": _Planner.switch_node,
+    "parallel": _Planner.parallel_node,
+    "wait": _Planner.wait_node,
+    "signal": _Planner.signal_node,
+    "workflow": _Planner.workflow_node,
+    "raise": _Planner.raise_node,
+}
+_EXISTS_IN = {
+    "item": "inside `foreach`",
+    "index": "inside `foreach`",
+    "iteration": "inside `repeat`",
+    "last": "inside `repeat`",
+    "error": "inside `catch`",
+}
+
+
+def _all_templates(block: Block) -> Iterator[Template]:
+    """Every template inside a block."""
+    if block.output is not None:
+        yield block.output
+    for node in block.nodes:
+        yield from (template for _, template in node.templates())
+        if node.until is not None:
+            yield node.until
+        for inner in node.inner_blocks():
+            yield from _all_templates(inner)
+
+
+def _roots(block: Block) -> set[str]:
+    """The names that expressions can use in a block, besides `steps` and `secrets`."""
+    roots = {"inputs", "job"}
+    scope: Block | None = block
+    while scope is not None:
+        roots |= scope.names
+        scope = scope.enclosing
+    return roots
+
+
+def seconds_problem(value: Any) -> str | None:
+    """What is wrong with the seconds of a `wait`, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limits.MAX_SECONDS:
+        return f"`seconds` must be a number from 0 to {limits.MAX_SECONDS:,.0f}, not {shown(value)}."
+    return None
+
+
+def moment_problem(value: Any) -> str | None:
+    """What is wrong with the time that a `wait` waits for, or None."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        return f"`until` must be a time with an offset, such as 2026-12-24T18:00:00Z, not {shown(value)}."
+    return None
 
 
 def _known_inputs(schema: dict[str, Any]) -> frozenset[str] | None:
     """The names a workflow accepts as inputs, or None when its schema leaves them open."""
-    if schema.get("additionalProperties") not in (None, False) or "patternProperties" in schema or "$ref" in schema:
+    if any(schema.get(key) not in (None, False) for key in ("additionalProperties", "unevaluatedProperties")):
         return None
-    if any(key in schema for key in ("allOf", "anyOf", "oneOf", "if")):
+    if any(key in schema for key in ("patternProperties", "$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")):
         return None
-    return frozenset(schema.get("properties", {}))
+    return frozenset(declared_inputs(schema))

@@ -28,6 +28,31 @@ _SECRET = compile_schema(SECRET_SCHEMA)
 _COMBINING = ("allOf", "anyOf", "oneOf", "if", "$ref", "dependentSchemas", "not")
 
 
+class PayloadSchema:
+    """The schema of what a signal brings: any JSON Schema, compiled. Immutable; many threads may use it."""
+
+    __slots__ = ("_cost", "_schema", "_validator")
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        """`InvalidDefinition` if this is no JSON Schema, or checking against it could cost too much."""
+        copy = jsondata.thaw(dict(schema))
+        problems, self._cost = examine(copy)
+        if problems:
+            raise InvalidDefinition(problems, "the schema")
+        self._schema: dict[str, Any] = copy
+        self._validator = compile_schema(copy)
+
+    def problems(self, value: Any, path: str = "$") -> list[Problem]:
+        """Everything in the plain `value` that does not fit, without values in the messages; empty if it fits."""
+        if (problem := cost_problem(self._cost, value, jsondata.encode(value), "The payload is")) is not None:
+            return [problem]
+        if self._validator.is_valid(value):
+            return []
+        found = Problems()
+        Mismatches(self._schema, self._cost).note(value, path, found)
+        return found.found or [Problem(path, UNFIT)]
+
+
 class InputSchema:
     """The schema of a workflow's inputs, compiled. Immutable; many threads may use it."""
 
@@ -71,27 +96,12 @@ class InputSchema:
                 self._defaults.fill(values, limits.INPUTS_BYTES - len(encoded))
         except jsondata.NotJson as error:
             raise InvalidInputs([Problem(printable(error.path, 200), printable(str(error), 400))]) from None
-        self._check_cost(values, encoded)
+        if (problem := cost_problem(self._cost, values, encoded, "The inputs are")) is not None:
+            raise InvalidInputs([problem])
         if not self._validator.is_valid(values):
             raise InvalidInputs(self._problems(values))
         checked: dict[str, Any] = values
         return checked
-
-    def _check_cost(self, values: Any, encoded: bytes) -> None:
-        """Refuse what this schema would take too long to check."""
-        if len(encoded) < 10_000 and self._cost.levels is None and self._cost.below < 1_000:
-            return
-        places = _places(encoded)
-        if self._cost.of(places) > MAX_COST:
-            message = (
-                f"About {places:,} values are too many for a schema of this complexity. Pass less, or a reference."
-            )
-            raise InvalidInputs([Problem("$", message)])
-        if self._cost.levels is not None and _depth(values) > self._cost.levels:
-            message = (
-                f"The inputs are nested too deeply for their recursive schema: at most {self._cost.levels} levels."
-            )
-            raise InvalidInputs([Problem("$", message)])
 
     def _problems(self, values: dict[str, Any]) -> list[Problem]:
         problems = Problems()
@@ -138,6 +148,19 @@ class InputSchema:
         )
 
 
+def cost_problem(cost: SchemaCost, values: Any, encoded: bytes, what: str) -> Problem | None:
+    """Why checking this data against a schema would take too long, or None."""
+    if len(encoded) < 10_000 and cost.levels is None and cost.below < 1_000:
+        return None
+    places = _places(encoded)
+    if cost.of(places) > MAX_COST:
+        message = f"About {places:,} values are too many for a schema of this complexity. Pass less, or a reference."
+        return Problem("$", message)
+    if cost.levels is not None and jsondata.depth(values) > cost.levels:
+        return Problem("$", f"{what} nested too deeply for a recursive schema: at most {cost.levels} levels.")
+    return None
+
+
 def schema_problems(schema: Any, path: str = "$") -> list[Problem]:
     """What is wrong with the schema of a workflow's inputs, with paths that start at `path`; empty if nothing is."""
     if not isinstance(schema, dict) or schema.get("type") != "object":
@@ -181,8 +204,14 @@ def _places(encoded: bytes) -> int:
 
 def secret_names(schema: Mapping[str, Any]) -> frozenset[str]:
     """The inputs that a schema marks as `writeOnly`: they hold {"secret": NAME}."""
-    properties = schema.get("properties", {})
-    return frozenset(name for name, part in properties.items() if isinstance(part, dict) and part.get("writeOnly"))
+    declared = declared_inputs(schema)
+    return frozenset(name for name, part in declared.items() if isinstance(part, dict) and part.get("writeOnly"))
+
+
+def declared_inputs(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs that a schema declares, by name; none if it is a broken schema, which is a problem of its own."""
+    properties = schema.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _with_references_for_secrets(schema: dict[str, Any], secrets: frozenset[str]) -> dict[str, Any]:
@@ -206,16 +235,6 @@ def _cost_of(schema: dict[str, Any]) -> SchemaCost:
     if problems:
         raise InvalidDefinition(problems, "the input schema")
     return cost
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [one for one in level if isinstance(one, dict | list)]:
-        depth += 1
-        level = [
-            one for container in level for one in (container.values() if isinstance(container, dict) else container)
-        ]
-    return depth
 
 
 # ── defaults ──────────────────────────────────────────────────────────────────────────────────────────────────────

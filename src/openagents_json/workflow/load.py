@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +14,9 @@ from openagents_json.errors import InvalidDefinition, Problem
 from openagents_json.workflow import limits
 from openagents_json.workflow.inputs import schema_problems
 from openagents_json.workflow.model import Workflow
+from openagents_json.workflow.older import canonical
 from openagents_json.workflow.problems import Problems, placed, printable, shown
+from openagents_json.workflow.rewriting import Rewriting
 from openagents_json.workflow.shape import shape_of
 from openagents_json.workflow.text import BadText, locate_json, locate_yaml, read_json, read_yaml, too_deep
 
@@ -34,10 +36,13 @@ class Reading:
     problems: Problems = field(default_factory=Problems)
     text: str | None = None
     language: Language = "json"
+    rewriting: Rewriting | None = None  # how the workflow's document came from what was read
 
     def placed(self) -> list[Problem]:
-        """Every problem, with line and column if the definition came as text."""
-        text, found = self.text, self.problems.found
+        """Every problem, warnings and notes too, where it was read, with line and column if that was text."""
+        text, found = self.text, self.problems.found + self.problems.advice
+        if self.rewriting is not None:
+            found = [self.rewriting.original(problem) for problem in found]
         if text is None or not found:
             return found
         locate = locate_json if self.language == "json" else locate_yaml
@@ -45,10 +50,14 @@ class Reading:
         return sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
 
     def accepted(self) -> Workflow:
-        """The workflow; `InvalidDefinition` if there is any problem."""
+        """The workflow; `InvalidDefinition` if there is any error."""
         if self.problems or self.workflow is None:
-            raise InvalidDefinition(self.placed(), self.source)
+            raise InvalidDefinition(self.errors(), self.source)
         return self.workflow
+
+    def errors(self) -> list[Problem]:
+        """What keeps the definition from running, placed."""
+        return [problem for problem in self.placed() if problem.level == "error"]
 
 
 def load_workflow(definition: Definition) -> Workflow:
@@ -77,6 +86,12 @@ def load_folder(path: str | Path) -> list[Workflow]:
     readings = read_folder(path)
     refuse_any(readings, path)
     return [reading.accepted() for reading in readings]
+
+
+def stored_workflow(document: Mapping[str, Any]) -> Workflow:
+    """The workflow of a document that a store has kept: it was checked when it was accepted."""
+    frozen = jsondata.freeze(dict(document))
+    return Workflow.model_validate({**frozen, "document": frozen})
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,16 +143,22 @@ def read_data(document: Any, source: str) -> Reading:
     """Read data, from Python or from text."""
     if not isinstance(document, Mapping):
         return _refused(source, f"A definition is a JSON object, not {_kind(document)}.")
+    reading = Reading(source)
     try:
         _check_size(document)
         copy, _ = jsondata.plain(dict(document), limit_bytes=limits.DEFINITION_BYTES)
+        copy, reading.rewriting = canonical(copy, reading.problems)
+        _check_size(copy)  # what is written out for the older forms counts, too: this is what is stored and read again
+        if len(jsondata.encode(copy)) > limits.DEFINITION_BYTES:
+            return _refused(source, f"{_too_long()} That is with its older forms written out.")
     except jsondata.TooLarge:
         return _refused(source, _too_long())
     except jsondata.NotJson as error:
         return _refused(source, str(error), path=printable(error.path, 200))
-    reading = Reading(source)
     # Frozen: a registered definition is shared by all its jobs and never changes (guarantee G11).
     reading.workflow = shape_of(jsondata.freeze(copy), reading.problems)
+    if not reading.rewriting.is_complete:
+        reading.workflow = None
     if isinstance(schema := copy.get("inputs"), dict):
         for problem in schema_problems(schema, "$.inputs"):
             reading.problems.add(problem.path, problem.message, problem.suggestion)
@@ -160,11 +181,10 @@ def read_folder(path: str | Path) -> list[Reading]:
 
 def refuse_any(readings: list[Reading], folder: str | Path) -> None:
     """`InvalidDefinition` with the problems of all files of a folder, if there is one."""
-    problems = []
+    problems: list[Problem] = []
     for reading in readings:
         name = Path(reading.source).name
-        for one in reading.placed():
-            problems.append(Problem(f"{name}:{one.path}", one.message, one.suggestion, one.line, one.column))
+        problems += [replace(one, path=f"{name}:{one.path}") for one in reading.errors()]
     if problems:
         raise InvalidDefinition(problems, printable(str(folder), 200))
 

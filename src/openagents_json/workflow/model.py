@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,17 +18,20 @@ from openagents_json.workflow import limits
 
 Seconds = Annotated[float, Field(gt=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
 Delay = Annotated[float, Field(ge=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 StepId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=limits.ID_CHARACTERS)]
-StepKind = Literal["component", "set", "foreach"]
+StepKind = Literal["component", "set", "foreach", "repeat", "switch", "parallel", "wait", "signal", "workflow", "raise"]
 
-KINDS: tuple[StepKind, ...] = ("component", "set", "foreach")
+KINDS: tuple[StepKind, ...] = get_args(StepKind)
+RESERVED_BRANCHES = re.compile(r"catch\d+|undo|default|\d+")  # these label other things inside a step's path
+CONTAINERS = frozenset({"foreach", "repeat", "switch", "parallel"})
 RESERVED_IDS = frozenset(
     {"inputs", "input", "steps", "item", "index", "iteration", "last", "job", "workflow", "error", "secrets"}
 )
-# What LANGUAGE.md promises and this release does not run yet. A definition that uses one is refused, never misread.
-LATER_KINDS = ("repeat", "switch", "parallel", "wait", "signal", "workflow", "raise")
-LATER_STEP_FIELDS = ("catch", "compensate", "continue_on_error", "fail_fast", "resources", "spread", "effect")
-LATER_FIELDS = ("timeout", "concurrency", "connections")
+
+
+# What LANGUAGE.md promises and this release does not do yet. A definition that uses it is refused, never misread.
+LATER_FIELDS = ("concurrency",)
 
 
 class _Model(BaseModel):
@@ -34,7 +39,7 @@ class _Model(BaseModel):
 
 
 class Retry(_Model):
-    """When a failed attempt is worth another. Delays in seconds; attempt n waits delay × multiplier^(n−1), capped."""
+    """When a failed attempt is worth another. Delays in seconds; attempt n waits delay × multiplier^(n-1), capped."""
 
     max_attempts: int = Field(default=3, ge=1, le=limits.MAX_ATTEMPTS)
     delay_seconds: Delay = 1.0
@@ -44,6 +49,70 @@ class Retry(_Model):
     max_elapsed_seconds: Seconds | None = None
     on: list[str] | None = None
     not_on: list[str] = []
+
+
+class Repeat(_Model):
+    """How often a `repeat` goes round: until the condition holds after an iteration, at most so many times."""
+
+    until: str | bool
+    max_iterations: int = Field(ge=1, le=limits.ITERATIONS)
+    delay_seconds: Delay = 0.0
+    initial: Any = None
+    on_max: Literal["fail", "continue"] = "fail"
+
+
+class Case(_Model):
+    """One way of a `switch`: taken if `when` is true and no case before it was."""
+
+    note: Any = None
+    when: str | bool
+    steps: list[Step] = Field(min_length=1)
+    output: Any = None
+
+    def has(self, field: str) -> bool:
+        return field in self.model_fields_set
+
+
+class Wait(_Model):
+    """How long a `wait` waits: `seconds`, or `until` a time (ISO 8601 with an offset); each may be an expression."""
+
+    seconds: float | str | None = None
+    until: str | None = None
+
+
+class Catch(_Model):
+    """What to do when the step fails with an error of a type or of one of several (by prefix); of any, if none is
+    given."""
+
+    note: Any = None
+    type: str | list[str] | None = None
+    steps: list[Step] = Field(min_length=1)
+    output: Any = None
+
+    def has(self, field: str) -> bool:
+        return field in self.model_fields_set
+
+    @property
+    def types(self) -> Sequence[str] | None:
+        """The types that it takes; None takes every error."""
+        return [self.type] if isinstance(self.type, str) else self.type
+
+
+class Compensate(_Model):
+    """The call that undoes a completed step when the job fails or is cancelled."""
+
+    component: str
+    inputs: dict[str, Any] = {}
+    isolation: Literal["inline", "thread"] | None = None
+    timeout: Seconds | None = None
+    retry: Retry | None = None
+
+
+class Raise(_Model):
+    """The error that a `raise` step fails with."""
+
+    type: str = Field(max_length=limits.ID_CHARACTERS)
+    message: str = ""
 
 
 class Step(_Model):
@@ -57,6 +126,8 @@ class Step(_Model):
     allow: list[str] | None = None
     inputs: dict[str, Any] = {}
     isolation: Literal["inline", "thread"] | None = None
+    effect: Literal["once"] | None = None
+    resources: dict[Annotated[str, Field(max_length=limits.ID_CHARACTERS)], Amount] = {}
 
     set: Any = None
 
@@ -64,20 +135,53 @@ class Step(_Model):
     steps: list[Step] = []
     concurrency: int | None = Field(default=None, ge=1, le=limits.FOREACH_ITEMS)
     on_item_error: Literal["fail", "skip", "collect"] = "fail"
+    spread: bool = False
     output: Any = None
+
+    repeat: Repeat | None = None
+
+    switch: list[Case] | None = Field(default=None, min_length=1)
+    default: list[Step] = []
+
+    parallel: dict[StepId, Annotated[list[Step], Field(min_length=1)]] | None = Field(default=None, min_length=1)
+    wait_for: Literal["all", "first"] | Annotated[int, Field(ge=1)] = "all"
+
+    wait: Wait | None = None
+
+    signal: str | None = Field(default=None, max_length=limits.TEMPLATE_BYTES)
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    on_timeout: Literal["fail", "continue"] = "fail"
+
+    workflow: str | None = None
+    version: str | None = None
+    detached: bool = False
+
+    raise_: Raise | None = Field(default=None, alias="raise")
 
     condition: str | bool | None = None
     needs: list[str] | None = None
     timeout: Seconds | None = None
     retry: Retry | None = None
+    catch: list[Catch] = []
+    compensate: Compensate | None = None
+    continue_on_error: bool = False
+    fail_fast: bool = True
 
     @cached_property
     def kind(self) -> StepKind:
-        return next(kind for kind in KINDS if kind in self.model_fields_set)
+        return next(kind for kind in KINDS if self.has(kind))
+
+    @property
+    def is_container(self) -> bool:
+        """Whether it has nested steps of its own (handlers in `catch` do not count)."""
+        return self.kind in CONTAINERS
 
     def has(self, field: str) -> bool:
         """Whether the definition says it, even with null (`"set": null` is a value)."""
-        return field in self.model_fields_set
+        return _ATTRIBUTES.get(field, field) in self.model_fields_set
+
+
+_ATTRIBUTES = {"raise": "raise_", "schema": "schema_"}
 
 
 class Workflow(_Model):
@@ -91,6 +195,10 @@ class Workflow(_Model):
     note: Any = None
     metadata: dict[str, Any] = {}
     priority: Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"] | None = None
+    timeout: Seconds | None = None  # of the whole job, from its first start
+    # Of a definition that the engine makes for an item of a spreading foreach: the step ids and the names (item,
+    # index …) of its parent that it refers to.
+    given: list[str] = []
     inputs: dict[str, Any] = {"type": "object", "properties": {}}
     steps: list[Step] = Field(min_length=1)
     outputs: Any = None

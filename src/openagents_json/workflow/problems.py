@@ -6,11 +6,13 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 
-from openagents_json.errors import Problem
+from openagents_json.errors import Level, Problem
 
 MAX_PROBLEMS = 100  # of one document; a last one then says that there are more
+MAX_ADVICE = 100  # warnings and notes of one document
 MAX_SUGGESTIONS = 20  # of one document: looking for a near name costs up to 20 ms
 MESSAGE_CHARACTERS = 400
 PATH_CHARACTERS = 200
@@ -23,31 +25,36 @@ class Problems:
     """The problems of one document, in the order in which they were found."""
 
     def __init__(self) -> None:
-        self.found: list[Problem] = []  # at most MAX_PROBLEMS + 1; grows only, written by add
+        self.found: list[Problem] = []  # errors, at most MAX_PROBLEMS + 1; grows only, written by add
+        self.advice: list[Problem] = []  # warnings and notes, at most MAX_ADVICE; grows only, written by add
         self._suggestions = 0  # how often a near name was looked for, at most MAX_SUGGESTIONS
 
-    def add(self, path: str, message: str, suggestion: str | None = None) -> None:
+    def add(self, path: str, message: str, suggestion: str | None = None, *, level: Level = "error") -> None:
         """Note a problem. Control characters are escaped and long texts cut; beyond the limit nothing is noted."""
-        if len(self.found) < MAX_PROBLEMS:
-            shown = None if suggestion is None else printable(suggestion, MESSAGE_CHARACTERS)
-            self.found.append(Problem(path, printable(message, MESSAGE_CHARACTERS), shown))
+        shown = None if suggestion is None else printable(suggestion, MESSAGE_CHARACTERS)
+        problem = Problem(path, printable(message, MESSAGE_CHARACTERS), shown, level=level)
+        if level != "error":
+            self.advice += [problem] if len(self.advice) < MAX_ADVICE else []
+        elif len(self.found) < MAX_PROBLEMS:
+            self.found.append(problem)
         elif len(self.found) == MAX_PROBLEMS:
             self.found.append(Problem("$", f"There are more problems; these are the first {MAX_PROBLEMS}."))
 
-    def add_unknown(self, path: str, message: str, name: str, known: Iterable[str]) -> None:
+    def add_unknown(self, path: str, message: str, name: str, known: Iterable[str], *, level: Level = "error") -> None:
         """Note that `name` is none of the known ones, with the nearest of them."""
         suggestion = None
         if self._suggestions < MAX_SUGGESTIONS and not self.is_full:
             self._suggestions += 1
             suggestion = nearest(name, known)
-        self.add(path, message, suggestion)
+        self.add(path, message, suggestion, level=level)
 
     @property
     def is_full(self) -> bool:
-        """Whether further problems would only be counted as more."""
+        """Whether further errors would only be counted as more."""
         return len(self.found) > MAX_PROBLEMS
 
     def __bool__(self) -> bool:
+        """Whether there are errors."""
         return bool(self.found)
 
 
@@ -105,7 +112,7 @@ def placed(problems: Sequence[Problem], locate: Callable[[set[str]], dict[str, t
         found = next((path for path in around.get(problem.path, ()) if path in positions), None)
         if found is not None:
             line, column = positions[found]
-            problem = Problem(problem.path, problem.message, problem.suggestion, line, column)
+            problem = replace(problem, line=line, column=column)
         located.append(problem)
     return located
 

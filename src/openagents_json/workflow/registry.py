@@ -9,9 +9,10 @@ from typing import TypeAlias
 from openagents_json.components import ComponentRegistry, is_version, version_key
 from openagents_json.errors import WorkflowConflict, WorkflowNotFound
 from openagents_json.workflow.check import examine_reading
-from openagents_json.workflow.graph import Plan, build_plan
+from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.load import Definition, Reading, read, read_folder, refuse_any
 from openagents_json.workflow.model import Workflow
+from openagents_json.workflow.plan import Plan
 from openagents_json.workflow.problems import nearest, shown
 
 PLANS_KEPT = 256
@@ -36,11 +37,11 @@ class WorkflowRegistry:
     def register(self, definition: Definition | Workflow) -> Workflow:
         """Register a workflow from a dictionary or a file (.json, .yaml, .yml); again with the same content is fine.
 
-        `InvalidDefinition` holds everything that `check` finds. `WorkflowConflict`: its id and version have other
-        content already.
+        `InvalidDefinition` holds every error that `check` finds; warnings and notes refuse nothing. `WorkflowConflict`:
+        its id and version have other content already.
         """
         reading = Reading("the definition", definition) if isinstance(definition, Workflow) else read(definition)
-        return self._accept(reading, examine_reading(reading, self._components))
+        return self._accept(reading, examine_reading(reading, self._components, workflows=self))
 
     def register_folder(self, path: str | Path) -> Workflows:
         """Register every .json, .yaml and .yml file right in a folder, or none of them if one has a problem.
@@ -48,7 +49,7 @@ class WorkflowRegistry:
         Errors as for `register`; `InvalidDefinition` holds the problems of all files.
         """
         readings = read_folder(path)
-        plans = [examine_reading(reading, self._components) for reading in readings]
+        plans = [examine_reading(reading, self._components, workflows=self) for reading in readings]
         refuse_any(readings, path)
         met: dict[tuple[str, str], Workflow] = {}
         for reading in readings:

@@ -9,33 +9,52 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from openagents_json.workflow import limits
 from openagents_json.workflow.model import (
     KINDS,
     LATER_FIELDS,
-    LATER_KINDS,
-    LATER_STEP_FIELDS,
+    RESERVED_BRANCHES,
     RESERVED_IDS,
+    Case,
+    Catch,
+    Compensate,
+    Raise,
+    Repeat,
     Retry,
     Step,
+    Wait,
     Workflow,
 )
 from openagents_json.workflow.problems import Problems, json_path, member_path, shown
 
-COMMON_FIELDS = ("id", "note", "metadata", "condition", "needs")
-KIND_FIELDS = {
-    "component": ("component", "allow", "inputs", "isolation", "timeout", "retry"),
+COMMON_FIELDS = (
+    "id", "note", "metadata", "condition", "needs", "catch", "compensate", "continue_on_error", "fail_fast",
+)  # fmt: skip
+_WORK = ("timeout", "retry", "resources")  # of steps that take time and may end otherwise the next time
+KIND_FIELDS: dict[str, tuple[str, ...]] = {
+    "component": ("component", "allow", "inputs", "isolation", "effect", *_WORK),
     "set": ("set",),
-    "foreach": ("foreach", "steps", "concurrency", "on_item_error", "output"),
+    "foreach": ("foreach", "steps", "concurrency", "on_item_error", "spread", "output", *_WORK),
+    "repeat": ("repeat", "steps", "output", *_WORK),
+    "switch": ("switch", "default", *_WORK),
+    "parallel": ("parallel", "wait_for", *_WORK),
+    "wait": ("wait",),
+    "signal": ("signal", "schema", "timeout", "on_timeout", "retry"),
+    "workflow": ("workflow", "allow", "inputs", "version", "detached", *_WORK),
+    "raise": ("raise",),
 }
-_STEP_FIELDS = tuple(Step.model_fields)
-_WORKFLOW_FIELDS = tuple(field.alias or name for name, field in Workflow.model_fields.items() if name != "document")
-_RETRY_FIELDS = tuple(Retry.model_fields)
+
+
+def _names(model: type[BaseModel], *left_out: str) -> tuple[str, ...]:
+    return tuple(field.alias or name for name, field in model.model_fields.items() if name not in left_out)
+
+
+_STEP_FIELDS = _names(Step)
+_WORKFLOW_FIELDS = _names(Workflow, "document", "given")  # `given` is the engine's alone
 _LATER = "comes with a later release of openagents_json"
-_RUNS = "this one runs component, set and foreach"
 
 
 def shape_of(document: dict[str, Any], problems: Problems) -> Workflow | None:
@@ -81,7 +100,7 @@ class _Counter:
         return kept
 
     def step(self, step: dict[str, Any], path: str) -> dict[str, Any]:
-        fields = _fields(step, path, _STEP_FIELDS, (*LATER_KINDS, *LATER_STEP_FIELDS), self.problems, "A step")
+        fields = _fields(step, path, _STEP_FIELDS, (), self.problems, "A step")
         self.identity(step, path)
         kind = self.kind(step, path)
         if kind is None:
@@ -90,14 +109,69 @@ class _Counter:
             for name in [name for name in fields if name not in COMMON_FIELDS and name not in KIND_FIELDS[kind]]:
                 self.problems.add(f"{path}.{name}", _misplaced(name, kind))
                 del fields[name]
-        if isinstance(retry := step.get("retry"), dict) and "retry" in fields:
-            fields["retry"] = _fields(retry, f"{path}.retry", _RETRY_FIELDS, (), self.problems, "`retry`")
-        if kind == "foreach":
-            if not step.get("steps"):
-                self.problems.add(path, "A `foreach` needs `steps`: what to do with each item.")
-            elif isinstance(step["steps"], list):
-                fields["steps"] = self.steps(step["steps"], f"{path}.steps")
+        for name, model in (("retry", Retry), ("repeat", Repeat), ("wait", Wait), ("raise", Raise)):
+            self.part(fields, name, model, path)
+        self.part(fields, "compensate", Compensate, path)
+        if isinstance(compensate := fields.get("compensate"), dict):
+            self.part(compensate, "retry", Retry, f"{path}.compensate")
+        self.nested(step, fields, kind, path)
         return fields
+
+    def part(self, fields: dict[str, Any], name: str, model: type[BaseModel], path: str) -> None:
+        """An object inside a step: closed like the step itself."""
+        if isinstance(given := fields.get(name), dict):
+            fields[name] = _fields(given, f"{path}.{name}", _names(model), (), self.problems, f"`{name}`")
+
+    def nested(self, step: dict[str, Any], fields: dict[str, Any], kind: str | None, path: str) -> None:
+        """Everything that is a list of steps inside a step."""
+        if kind in ("foreach", "repeat") and not step.get("steps"):
+            what = "with each item" if kind == "foreach" else "in each iteration"
+            self.problems.add(path, f"A `{kind}` needs `steps`: what to do {what}.")
+        for name in ("steps", "default"):
+            if isinstance(steps := fields.get(name), list):
+                fields[name] = self.steps(steps, f"{path}.{name}")
+        for name, model in (("switch", Case), ("catch", Catch)):
+            if isinstance(parts := fields.get(name), list):
+                fields[name] = [
+                    self.case(part, model, f"{path}.{name}[{index}]", name) if isinstance(part, dict) else part
+                    for index, part in enumerate(parts)
+                ]
+        if isinstance(branches := fields.get("parallel"), dict):
+            fields["parallel"] = {
+                name: self.steps(steps, member_path(f"{path}.parallel", name)) if isinstance(steps, list) else steps
+                for name, steps in branches.items()
+            }
+        self.combinations(fields, kind, path)
+
+    def case(self, part: dict[str, Any], model: type[BaseModel], path: str, name: str) -> dict[str, Any]:
+        """One case of a `switch` or one handler of a `catch`."""
+        fields = _fields(part, path, _names(model), (), self.problems, f"An entry of `{name}`")
+        if isinstance(steps := fields.get("steps"), list):
+            fields["steps"] = self.steps(steps, f"{path}.steps")
+        return fields
+
+    def combinations(self, fields: dict[str, Any], kind: str | None, path: str) -> None:
+        """What types alone cannot say."""
+        if kind == "wait" and isinstance(wait := fields.get("wait"), dict):
+            given = [name for name in ("seconds", "until") if wait.get(name) is not None]
+            if len(given) != 1:
+                self.problems.add(f"{path}.wait", "A `wait` has exactly one of `seconds` and `until`.")
+        if kind == "parallel" and isinstance(fields.get("parallel"), dict):
+            wait_for, branches = fields.get("wait_for"), len(fields["parallel"])
+            if isinstance(wait_for, int) and not isinstance(wait_for, bool) and wait_for > branches:
+                message = f"`wait_for` is {wait_for}, but there are only {branches} branches."
+                self.problems.add(f"{path}.wait_for", message)
+            for name in fields["parallel"]:
+                if RESERVED_BRANCHES.fullmatch(name):
+                    message = f"The name {shown(name)} is reserved: paths of steps use it."
+                    self.problems.add(member_path(f"{path}.parallel", name), message, "Choose another name.")
+        if kind == "signal" and fields.get("on_timeout") is not None and fields.get("timeout") is None:
+            self.problems.add(f"{path}.on_timeout", "`on_timeout` without a `timeout` never happens.")
+        if kind == "workflow" and fields.get("detached") is True:
+            for name in ("timeout", "retry", "compensate"):
+                if fields.get(name) is not None:
+                    message = f"`{name}` does not go with `detached`: nobody waits for the child."
+                    self.problems.add(f"{path}.{name}", message)
 
     def identity(self, step: dict[str, Any], path: str) -> None:
         step_id = step.get("id")
@@ -108,17 +182,17 @@ class _Counter:
     def kind(self, step: dict[str, Any], path: str) -> str | None:
         """The one kind of a step; a problem if it has none, several, or one without a value."""
         kinds = [kind for kind in KINDS if kind in step]
-        later = [kind for kind in LATER_KINDS if kind in step]
         if len(kinds) == 1:
             if step[kinds[0]] is not None or kinds[0] == "set":
-                return kinds[0] if not later else None
+                return kinds[0]
             self.problems.add(f"{path}.{kinds[0]}", f"`{kinds[0]}` must not be null.")
             return None
         if len(kinds) > 1:
             names = " and ".join(f"`{kind}`" for kind in kinds)
             self.problems.add(path, f"A step has exactly one kind, but this one has {names}.", "Make several steps.")
-        elif not later:
-            self.problems.add(path, "The step does nothing: give it `component`, `set` or `foreach`.")
+        else:
+            names = ", ".join(f"`{kind}`" for kind in KINDS[:-1])
+            self.problems.add(path, f"The step does nothing: give it one of {names} and `{KINDS[-1]}`.")
         return None
 
 
@@ -136,26 +210,19 @@ def _fields(
         if name in known:
             fields[name] = value
         elif name in later:
-            problems.add(f"{path}.{name}", f"`{name}` {_LATER}; {_later_advice(name)}.")
+            problems.add(f"{path}.{name}", f"`{name}` {_LATER}; leave it out.")
         elif not name.startswith("x-") and not (name == "$schema" and path == "$"):
             message = f"{what} has no field {shown(name)}."
             problems.add_unknown(member_path(path, name), message, name, (*known, *later))
     return fields
 
 
-def _later_advice(name: str) -> str:
-    if name == "timeout":
-        return "give each step a `timeout` instead"
-    return _RUNS if name in LATER_KINDS else "leave it out"
-
-
 def _misplaced(name: str, kind: str) -> str:
-    if name in ("retry", "timeout"):
-        if kind == "set":
-            return f"`{name}` does not go with `set`, which only computes a value."
-        return f"`{name}` of a `foreach` {_LATER}; give it to the steps inside."
-    owner = next(owner for owner, fields in KIND_FIELDS.items() if name in fields)
-    return f"`{name}` does not go with `{kind}`; it belongs to `{owner}`."
+    if name in _WORK:
+        why = {"set": "only computes a value", "raise": "only fails", "wait": "ends when its time has come"}
+        return f"`{name}` does not go with `{kind}`, which {why.get(kind, 'takes no resources')}."
+    owners = [f"`{owner}`" for owner, fields in KIND_FIELDS.items() if name in fields]
+    return f"`{name}` does not go with `{kind}`; it belongs to {' and '.join(owners)}."
 
 
 # ── what pydantic says, in sentences ──────────────────────────────────────────────────────────────────────────────

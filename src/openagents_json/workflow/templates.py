@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from openagents_json.workflow.grammar import Forms, Parser, Translation
+from openagents_json.workflow.limits import TEMPLATE_BYTES
 from openagents_json.workflow.tokens import Token, scan, syntax_error
 
-TEMPLATE_BYTES = 64 * 1024  # of one string
+CACHED_CHARACTERS = 4_000  # longer strings are split anew
 TEMPLATE_TAGS = 500
 BLOCK_DEPTH = 16  # {% for %} and {% if %} inside each other; an elif counts as one level, as minijinja nests it
 
@@ -36,7 +38,14 @@ def has_markup(source: str) -> bool:
 
 
 def split(source: str) -> list[str | Hole]:
-    """The string as texts and holes in order; comments are gone, raw blocks are text, no two texts side by side."""
+    """The string as texts and holes in order; comments are gone, raw blocks are text, no two texts side by side.
+
+    The list is shared: it is read by the compiler and by the static check.
+    """
+    return _cached(source) if len(source) <= CACHED_CHARACTERS else _split(source)
+
+
+def _split(source: str) -> list[str | Hole]:
     if len(source) > TEMPLATE_BYTES or len(source.encode(errors="replace")) > TEMPLATE_BYTES:
         message = f"A string with expressions is longer than {TEMPLATE_BYTES // 1024} KiB; shorten it."
         raise syntax_error(message, source, "limit.expression")
@@ -71,6 +80,9 @@ def split(source: str) -> list[str | Hole]:
     rest = source[place:]
     text(rest.lstrip() if trims else rest)
     return parts
+
+
+_cached = lru_cache(maxsize=1_024)(_split)
 
 
 def translate_hole(hole: Hole) -> Translation:
@@ -188,7 +200,7 @@ class _Template:
         rows = parser.either()
         block = _Block("for", tag.source, names={*names, "loop"})
         self.open(block, parser)
-        forms = rows.forms
+        forms = (f"keep_({rows.forms[0]})", f"keep_({rows.forms[1]})")
         if parser.skip("if"):
             parser.names |= block.names
             parser.in_loop = True
@@ -200,7 +212,7 @@ class _Template:
         name = self.new_name(parser)
         if not parser.skip("="):
             raise parser.error("`set` needs one name and `=`; blocks and several names cannot be set.")
-        self.emit(parser.expression().forms, f"{{% set v_{name} = … %}}")
+        self.emit(parser.expression().forms, f"{{% set v_{name} = keep_(…) %}}")
         self.blocks[-1].names.add(name)
 
     def new_name(self, parser: Parser) -> str:

@@ -25,6 +25,8 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "\n"}
 
 
 class Token(NamedTuple):
+    """One word or sign of an expression, as written."""
+
     kind: str  # number, name, string, sign, end
     text: str
 
