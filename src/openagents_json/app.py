@@ -9,7 +9,7 @@ from typing import Any
 from openagents_json.clock import Clock
 from openagents_json.components import ComponentRegistry, register_builtins
 from openagents_json.job.manager import JobManager
-from openagents_json.job.store import DEFAULT_PATH, JobStore
+from openagents_json.job.store import JobStore
 from openagents_json.settings import load_settings
 from openagents_json.workflow import SecretProvider, Workflow, WorkflowRegistry
 
@@ -48,13 +48,12 @@ class OpenAgentsApp:
 
     def manager(self, store: str | JobStore | None = None, **options: Any) -> JobManager:
         """A new manager of this app's components and workflows, by default on the app's store."""
-        settings_store = load_settings().job_store_type
-        return JobManager(
-            store or self._store or settings_store or f"sqlite:///{load_settings().job_store_path or DEFAULT_PATH}",
-            components=self.components,
-            workflows=self.workflows,
-            **{**self._options, **options},
-        )
+        given = {**self._options, **options}
+        chosen = store or self._store or given.get("job_store_type")
+        if chosen is None:
+            settings = given.get("settings") or load_settings()
+            chosen = settings.job_store_type or "database"  # JobManager knows where: `path`, or the settings' path
+        return JobManager(chosen, components=self.components, workflows=self.workflows, **given)
 
     def register_workflow(self, definition: Mapping[str, Any] | str | Path) -> Workflow:
         """Register a workflow from a dictionary or a JSON or YAML file. `InvalidDefinition` lists every problem,

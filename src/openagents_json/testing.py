@@ -30,9 +30,15 @@ class _FakeTimer:
     clock: FakeClock = field(compare=False)
     loop: asyncio.AbstractEventLoop = field(compare=False)
     call: Callable[[], object] = field(compare=False)
+    is_cancelled: bool = field(default=False, compare=False)
 
     def cancel(self) -> None:
+        self.is_cancelled = True
         self.clock._forget(self)
+
+    def fire(self) -> None:
+        if not self.is_cancelled:  # it may be cancelled between `advance` and this turn of the loop
+            self.call()
 
 
 class FakeClock:
@@ -57,10 +63,10 @@ class FakeClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        woken = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
+        woken = asyncio.Event()
+        timer = self.call_later(seconds, woken.set)
         try:
-            await woken
+            await woken.wait()
         finally:
             timer.cancel()
 
@@ -82,7 +88,7 @@ class FakeClock:
         self._now_us += round(seconds * SECOND_US)
         while self._timers and self._timers[0].due_us <= self._now_us:
             timer = self._timers.pop(0)
-            timer.loop.call_soon(timer.call)
+            timer.loop.call_soon(timer.fire)
 
     @property
     def sleepers(self) -> int:

@@ -9,12 +9,12 @@ import pytest
 import pytest_asyncio
 
 from openagents_json import JobManager
-from tests.engine.support import Bench, FakeClock
+from tests.engine.support import Bench, Clock
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -24,7 +24,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest_asyncio.fixture
-async def bench(kind: str, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Bench]:
+async def bench(kind: str, tmp_path: Path, clock: Clock) -> AsyncIterator[Bench]:
     made = Bench(kind, tmp_path, clock)
     yield made
     made.open_gates()

@@ -1,13 +1,11 @@
-"""What the tests of the engine, of races and of faults share: a clock, gates, an app of typical components, managers."""
+"""What the tests of the engine, of races and of faults share: a clock, gates, typical components, managers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,73 +13,26 @@ from openagents_json import ComponentRegistry, JobManager, RetryableError, StepC
 from openagents_json.components import register_builtins
 from openagents_json.job.events import Event
 from openagents_json.job.store import Commit, JobStore, MemoryJobStore, SqliteJobStore
+from openagents_json.testing import FakeClock
 from openagents_json.workflow import WorkflowRegistry
 from tests.faults.checker import check_store
 
 SAFETY_S = 10.0  # only a safety net: no test comes near it
-START_US = 1_800_000_000_000_000
-
 T = TypeVar("T")
 
 
-class FakeTimer:
-    """A call that is due when the test has moved the clock far enough."""
-
-    def __init__(self, due_us: int, call: Callable[[], object]) -> None:
-        self.due_us = due_us
-        self.call: Callable[[], object] | None = call
-
-    def cancel(self) -> None:
-        self.call = None
-
-
-class FakeClock:
-    """Time stands still until `advance`."""
-
-    def __init__(self, now_us: int = START_US) -> None:
-        self._now_us = now_us
-        self._timers: list[tuple[int, int, FakeTimer]] = []
-        self._order = itertools.count()
-
-    def now_us(self) -> int:
-        return self._now_us
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: over.done() or over.set_result(None))
-        try:
-            await over
-        finally:
-            timer.cancel()
-
-    def call_later(self, seconds: float, call: Callable[[], object]) -> FakeTimer:
-        timer = FakeTimer(self._now_us + max(round(seconds * 1e6), 0), call)
-        heapq.heappush(self._timers, (timer.due_us, next(self._order), timer))
-        return timer
+class Clock(FakeClock):
+    """The fake clock, and a disk that takes time by it."""
 
     def advance_at_commit(self, store: JobStore, seconds: float) -> None:
-        """From now on each commit of that store takes so long by this clock."""
+        """From now on each commit of that store takes so long."""
         commit = store.commit
 
         async def slow_commit(one: Commit) -> None:
             await commit(one)
             self.advance(seconds)
 
-        store.commit = slow_commit  # type: ignore[method-assign]
-
-    def advance(self, seconds: float) -> None:
-        """Move the time and make the calls that are due by then, in their order, each at its own time."""
-        end_us = self._now_us + round(seconds * 1e6)
-        while self._timers and self._timers[0][0] <= end_us:
-            due_us, _, timer = heapq.heappop(self._timers)
-            self._now_us = max(self._now_us, due_us)
-            if timer.call is not None:
-                call, timer.call = timer.call, None
-                call()
-        self._now_us = end_us
+        store.commit = slow_commit  # type: ignore[method-assign, assignment]
 
 
 class Gate:
@@ -144,6 +95,7 @@ class Components:
         register_builtins(self.registry)
         self.gates: dict[str, Gate] = {}
         self.calls: list[tuple[str, int]] = []  # (path, attempt) of every call of `note`, `flaky` and `step`
+        self.values: list[Any] = []  # what `note` got
         self._register()
 
     def gate(self, name: str = "gate") -> Gate:
@@ -161,6 +113,7 @@ class Components:
         @tool("note")
         async def note(context: StepContext, value: Any = None) -> Any:
             self.calls.append((context.step, context.attempt))
+            self.values.append(value)
             return value
 
         @tool("step")
@@ -224,7 +177,7 @@ class Components:
 class Bench:
     """One test's store, components, workflows, clock and managers."""
 
-    def __init__(self, kind: str, folder: Path, clock: FakeClock) -> None:
+    def __init__(self, kind: str, folder: Path, clock: Clock) -> None:
         self.kind = kind
         self.path = folder / "jobs.db"
         self.clock = clock
@@ -239,13 +192,16 @@ class Bench:
 
     def manager(self, store: JobStore | None = None, **options: Any) -> JobManager:
         """A manager, not opened yet, on the test's store, with its components, workflows and clock."""
-        options = {"components": self.components.registry, "workflows": self.workflows, "clock": self.clock} | options
-        return JobManager(store or self.store(), **options)
+        shared: dict[str, Any] = {
+            "components": self.components.registry,
+            "workflows": self.workflows,
+            "clock": self.clock,
+        }
+        return JobManager(store or self.store(), **(shared | options))
 
-    def workflow(self, *steps: Mapping[str, Any], id: str = "flow", **fields: Any) -> str:
-        """Register a workflow of these steps; its id."""
-        self.workflows.register({"id": id, "steps": list(steps), **fields})
-        return id
+    def workflow(self, *steps: Mapping[str, Any], **fields: Any) -> str:
+        """Register a workflow of these steps, `flow` if no `id` is given; its id."""
+        return self.workflows.register({"id": "flow", "steps": list(steps)} | fields).id
 
     def one(self, component: str, id: str = "flow", **step: Any) -> str:
         """Register a workflow of one step `s` that calls a component; its id."""
@@ -255,10 +211,17 @@ class Bench:
         for gate in self.components.gates.values():
             gate.open()
 
+    async def pass_time(self, *seconds: float) -> None:
+        """Move the clock, step by step, and let what is due at each step happen."""
+        for step in seconds:
+            self.clock.advance(step)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
     async def until_async(self, ask: Callable[[], Awaitable[T]], condition: Callable[[T], bool]) -> T:
         """Ask until the answer fits; for rows that change without an event."""
         async with asyncio.timeout(SAFETY_S):
-            while not condition(answer := await ask()):
+            while not condition(answer := await ask()):  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0)
         return answer
 
@@ -275,17 +238,26 @@ class Bench:
 
 
 async def seen(jobs: JobManager, job_id: str, type: str, count: int = 1, **data: Any) -> Event:
-    """Return the `count`-th event of a type (and with these data) of a job, as soon as it is committed."""
+    """Return the `count`-th event of a type (and with these data) of a job, as soon as it is committed and carried out:
+    from then on time may pass."""
     async with asyncio.timeout(SAFETY_S), contextlib.aclosing(events_of(jobs, job_id)) as events:
         async for event in events:
             if event.type == type and data.items() <= event.data.items():
                 count -= 1
                 if count == 0:
+                    await _carried_out(jobs, job_id, event)
                     return event
     raise AssertionError(f"the job ended without {type}")
 
 
-async def events_of(jobs: JobManager, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+async def _carried_out(jobs: JobManager, job_id: str, event: Event) -> None:
+    """A reader may see an event before the runner hears that it is committed, and sets its timers."""
+    runner = jobs._worker.runners.get(job_id)
+    if runner is not None:
+        await until(lambda: runner._committed >= event.number)
+
+
+async def events_of(jobs: JobManager, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
     async for event in jobs.watch(job_id, after):
         yield event
 
@@ -302,10 +274,15 @@ async def types(jobs: JobManager, job_id: str) -> list[str]:
     return [event.type for event in await history(jobs, job_id)]
 
 
+async def written(jobs: JobManager) -> None:
+    """Return when all that the loop has given to the store is written: the clock may move on."""
+    await jobs.store.thread_ended("nobody")
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop turn until something is so; for what gives no signal of its own."""
     async with asyncio.timeout(SAFETY_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
 

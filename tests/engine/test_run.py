@@ -149,10 +149,10 @@ async def test_retry_waits_its_backoff_and_keeps_the_key_while_tokens_rise(bench
     first = await seen(jobs, job_id, "attempt.failed")
     assert first.data["retry_at_us"] == first.at_us + 2_000_000
     assert (await jobs.get_job_status(job_id))["waiting_for"][0]["kind"] == "retry"
-    bench.clock.advance(2)
+    await bench.pass_time(2)
     second = await seen(jobs, job_id, "attempt.failed", count=2)
     assert second.data["retry_at_us"] == second.at_us + 4_000_000
-    bench.clock.advance(4)
+    await bench.pass_time(4)
     assert await final(jobs, job_id) == "COMPLETED"
     starts = [event for event in await history(jobs, job_id) if event.type == "attempt.started"]
     assert [event.data["attempt"] for event in starts] == [1, 2, 3]
@@ -165,7 +165,7 @@ async def test_long_backoff_lets_go_of_the_job_until_it_is_due(bench: Bench, job
     await seen(jobs, job_id, "job.waiting")
     summary = await jobs.get_summary(job_id)
     assert summary.status == "WAITING" and summary.wake_at is not None
-    bench.clock.advance(61)
+    await bench.pass_time(61)
     assert await final(jobs, job_id) == "COMPLETED"
     assert "job.continued" in await types(jobs, job_id)
 
@@ -175,7 +175,7 @@ async def test_server_that_asks_for_a_longer_wait_gets_it(bench: Bench, jobs: Jo
     job_id = await jobs.create_job(bench.one("flaky", inputs=inputs, retry=RETRY), start=True)
     failed = await seen(jobs, job_id, "attempt.failed")
     assert failed.data["retry_at_us"] == failed.at_us + 4_000_000
-    bench.clock.advance(4)
+    await bench.pass_time(4)
     assert await final(jobs, job_id) == "COMPLETED"
 
 
@@ -211,7 +211,7 @@ async def test_inline_timeout_cancels_the_coroutine_and_fails_the_attempt(bench:
     job_id = await jobs.create_job(bench.one("gate", timeout=3), start=True)
     context = await bench.gate().wait_entered()
     assert context.deadline is not None
-    bench.clock.advance(3)
+    await bench.pass_time(3)
     job = await jobs.wait(job_id)
     assert (job.status, job.errors[0]["type"]) == ("FAILED", "timeout.attempt")
     assert (bench.gate().left, context.cancel_reason) == (1, "timeout")
@@ -223,8 +223,7 @@ async def test_thread_past_its_timeout_is_abandoned_shown_and_counted_until_it_e
     gate = bench.gate()
     job_id = await jobs.create_job(bench.one("thread_gate", timeout=3, inputs={"value": "late"}), start=True)
     await gate.wait_entered()
-    bench.clock.advance(3)
-    bench.clock.advance(10)
+    await bench.pass_time(3, 10)
     job = await jobs.wait(job_id)
     assert (job.status, job.abandoned) == ("FAILED", 1)
     assert (await jobs.get_summary(job_id)).display_status == "FAILED (1 thread still runs)"
@@ -244,9 +243,9 @@ async def test_next_attempt_starts_in_another_slot_when_a_thread_is_abandoned(be
     retry = {"max_attempts": 2, "delay_seconds": 0}
     job_id = await jobs.create_job(bench.one("thread_gate", timeout=3, retry=retry), start=True)
     await gate.wait_entered()
-    bench.clock.advance(3)
+    await bench.pass_time(3)
     assert len(gate.contexts) == 1, "nothing starts while the old code may end in its grace"
-    bench.clock.advance(10)
+    await bench.pass_time(10)
     second = await gate.wait_entered(2)
     assert (second.attempt, second.idempotency_key) == (2, gate.contexts[0].idempotency_key)
     assert second.fencing_token > gate.contexts[0].fencing_token
@@ -261,8 +260,7 @@ async def test_coroutine_that_swallows_its_cancellation_is_abandoned_after_its_g
 ) -> None:
     job_id = await jobs.create_job(bench.one("stubborn", timeout=3), start=True)
     await bench.gate().wait_entered()
-    bench.clock.advance(3)
-    bench.clock.advance(10)
+    await bench.pass_time(3, 10)
     assert await final(jobs, job_id) == "FAILED"
     assert (await jobs.get_summary(job_id)).abandoned == 1
     bench.open_gates()
@@ -347,12 +345,27 @@ async def test_inputs_that_do_not_fit_the_component_fail_the_step_with_every_pro
     assert len(job.errors[0]["details"]["problems"]) == 3
 
 
-async def test_component_that_is_not_there_any_more_fails_the_step(bench: Bench, jobs: JobManager) -> None:
-    bench.components.registry.register(lambda: None, "gone", isolation="inline")
-    flow = bench.one("gone")
-    bench.components.registry._components.pop("gone")
-    bench.components.registry._highest.pop("gone")
+async def test_job_whose_components_are_not_here_is_left_to_other_workers(bench: Bench, jobs: JobManager) -> None:
+    registry = bench.components.registry
+    registry.register(lambda: None, "elsewhere", isolation="inline")
+    flow, other = bench.one("elsewhere"), bench.one("note", id="other")
+    del registry._components["elsewhere"], registry._highest["elsewhere"]
+    left = [await jobs.create_job(flow, start=True) for _ in range(3)]
+    assert await final(jobs, await jobs.create_job(other, start=True)) == "COMPLETED"
+    assert [(await jobs.get_summary(job_id)).status for job_id in left] == ["QUEUED"] * 3
+    registry.register(lambda: None, "elsewhere", isolation="inline")
+    await bench.pass_time(0.1)
+    assert [await final(jobs, job_id) for job_id in left] == ["COMPLETED"] * 3
+
+
+async def test_component_that_goes_while_its_job_runs_fails_the_step(bench: Bench, jobs: JobManager) -> None:
+    registry = bench.components.registry
+    registry.register(lambda: None, "gone", isolation="inline")
+    flow = bench.workflow({"id": "g", "component": "gate"}, {"id": "s", "component": "gone"})
     job_id = await jobs.create_job(flow, start=True)
+    await bench.gate().wait_entered()
+    del registry._components["gone"], registry._highest["gone"]
+    bench.gate().open()
     job = await jobs.wait(job_id)
     assert (job.status, job.errors[0]["type"]) == ("FAILED", "component.not_found")
 

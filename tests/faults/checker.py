@@ -24,10 +24,11 @@ from openagents_json.job.model import JobStatus, JobSummary
 from openagents_json.job.store import JobRow, JobStore, row_of
 from openagents_json.job.store.query import build_query, encode_cursor
 from openagents_json.jsondata import decode
-from openagents_json.workflow import Plan, build_plan, parse_workflow
+from openagents_json.workflow import Plan, build_plan, stored_workflow
 
 FINAL_EVENTS = {"job.completed": "COMPLETED", "job.failed": "FAILED", "job.cancelled": "CANCELLED"}
 STARTED, COMPLETED = "attempt.started", "step.completed"
+ATTEMPT_ENDS = (COMPLETED, "attempt.failed", "attempt.cancelled", "attempt.lost", "step.in_doubt")
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,26 @@ def violations(evidence: Evidence) -> list[str]:
     if evidence.effects:
         found += _completions_have_effects(evidence)
         found += _effects_repeat_only_for_cause(evidence)
+        found += _effects_were_announced(evidence)
     found += _prefixes_stay(evidence)
     found += _finals_stay(evidence)
     return found
+
+
+def fault_violations(evidence: Evidence) -> list[str]:
+    """The violations, of a test that injects faults: it is red too when it injected nothing, or lacks evidence for a
+    law and so could not have seen it broken."""
+    given = {
+        "faults": evidence.faults,
+        "accepted ids": evidence.accepted,
+        "records": evidence.records,
+        "effects": evidence.effects,
+        "prefixes": evidence.prefixes,
+        "final statuses": evidence.finals,
+    }
+    return [f"K: there are no {name}; nothing is proven" for name, what in given.items() if not what] + violations(
+        evidence
+    )
 
 
 def history_violations(job_id: str, events: Sequence[Event]) -> list[str]:
@@ -108,6 +126,12 @@ def row_violations(record: Record) -> list[str]:
 def _one_completion(events: Sequence[Event]) -> Iterator[str]:
     counts = Counter(event.data["path"] for event in events if event.type == COMPLETED)
     yield from (f"I3: {path} was completed {count} times" for path, count in counts.items() if count > 1)
+    done: set[str] = set()
+    for event in events:
+        if event.type == COMPLETED:
+            done.add(event.data["path"])
+        elif event.type == STARTED and event.data["path"] in done:
+            yield f"I3: event {event.number} starts {event.data['path']}, which was completed"
 
 
 def _one_key(events: Sequence[Event]) -> Iterator[str]:
@@ -136,14 +160,8 @@ def _latest_attempt_only(events: Sequence[Event]) -> Iterator[str]:
             if path in on:
                 yield f"I7: event {event.number} starts {path} while its attempt {on[path]} is on"
             on[str(path)] = int(attempt or 0)
-        elif attempt is not None and event.type in (
-            COMPLETED,
-            "attempt.failed",
-            "attempt.cancelled",
-            "attempt.lost",
-        ):
-            if on.pop(str(path), None) != attempt:
-                yield f"I7: event {event.number} ({event.type}) is of attempt {attempt} of {path}, which is not on"
+        elif attempt is not None and event.type in ATTEMPT_ENDS and on.pop(str(path), None) != attempt:
+            yield f"I7: event {event.number} ({event.type}) is of attempt {attempt} of {path}, which is not on"
 
 
 def _numbered(events: Sequence[Event]) -> Iterator[str]:
@@ -205,6 +223,24 @@ def _effects_repeat_only_for_cause(evidence: Evidence) -> Iterator[str]:
         yield f"I5: {repeated} effects were repeated; {evidence.faults} faults explain at most {allowed}"
 
 
+def _effects_were_announced(evidence: Evidence) -> Iterator[str]:
+    """A call is recorded before it is made, with its key and token: whatever a component saw stands in the history."""
+    tokens: dict[tuple[str, str], list[int]] = defaultdict(list)
+    starts = {
+        (record.id, event.number): event for record in evidence.records for event in record.events
+        if event.type == STARTED
+    }  # fmt: skip
+    for effect in evidence.effects:
+        start = starts.get((effect.job_id, effect.token))
+        said = start and (start.data["path"], start.data["attempt"], start.data["key"])
+        if said != (effect.path, effect.attempt, effect.key):
+            yield f"I6: {effect.path} of job {effect.job_id} was called with token {effect.token}, recorded as {said}"
+        tokens[effect.job_id, effect.path].append(effect.token)
+    for (job_id, path), seen in tokens.items():
+        if seen != sorted(set(seen)):
+            yield f"I6: {path} of job {job_id} was called with the tokens {seen}"
+
+
 def _prefixes_stay(evidence: Evidence) -> Iterator[str]:
     now = {record.id: record.events for record in evidence.records}
     for job_id, prefix in evidence.prefixes.items():
@@ -236,7 +272,7 @@ async def read_records(store: JobStore) -> list[Record]:
         if stored.definition_hash not in plans:
             document = await store.read_definition(stored.definition_hash)
             assert document is not None, "a definition is gone"
-            plans[stored.definition_hash] = build_plan(parse_workflow(decode(document)))
+            plans[stored.definition_hash] = build_plan(stored_workflow(decode(document)))
         plan = plans[stored.definition_hash]
         events: list[Event] = []
         while page := await store.read_events(summary.id, len(events)):

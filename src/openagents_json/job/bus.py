@@ -22,6 +22,7 @@ logger = logging.getLogger("openagents_json.bus")
 Listener = Callable[[str, Event], Awaitable[None] | None]  # (job_id, event)
 
 LISTENER_QUEUE = 10_000  # events that a listener may be behind
+CLOSE_S = 1.0  # what listeners get to hear the last events when the manager closes
 RECENT_FINALS = 256  # states of jobs that ended last, for those who wait for them
 KNOWN_ALIVE = 10_000  # ids of jobs of this process that are not final, so that who waits need not ask the store
 
@@ -36,7 +37,7 @@ class Subscription:
         self.is_dropped = False
         self._bus = bus
         self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue(LISTENER_QUEUE)
-        self._task = asyncio.get_running_loop().create_task(self._call(), name=f"listener {pattern}")
+        self.task = asyncio.get_running_loop().create_task(self._call(), name=f"listener {pattern}")
 
     def wants(self, event: Event) -> bool:
         """`job.completed` takes that type, `job.*` or `job` all types below, `*` everything."""
@@ -53,7 +54,7 @@ class Subscription:
 
     def cancel(self) -> None:
         self._bus.forget(self)
-        self._task.cancel()
+        self.task.cancel()
 
     async def drain(self) -> None:
         """Return when everything handed over so far has been called."""
@@ -162,6 +163,10 @@ class Bus:
         """Let the listeners hear what was published (for at most a second), then end them."""
         subscriptions = list(self._subscriptions)
         if subscriptions:
-            await asyncio.wait([asyncio.ensure_future(one.drain()) for one in subscriptions], timeout=1.0)
-        for subscription in subscriptions:
-            subscription.cancel()
+            drains = [asyncio.ensure_future(one.drain()) for one in subscriptions]
+            await asyncio.wait(drains, timeout=CLOSE_S)
+            for drain in drains:
+                drain.cancel()
+            for subscription in subscriptions:
+                subscription.cancel()
+            await asyncio.wait([*drains, *(one.task for one in subscriptions)], timeout=CLOSE_S)

@@ -41,10 +41,10 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 EVENT_TYPES: dict[str, tuple[str, str]] = {
     "job.created": (
         "the job is accepted",
-        "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key?",
+        "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent?",
     ),
     "job.queued": ("it wants a worker", "reason"),
-    "job.started": ("a worker takes it for the first time", "worker epoch"),
+    "job.started": ("a worker takes it for the first time", "worker epoch deadline_us?"),
     "job.continued": ("a worker takes it again", "worker epoch"),
     "job.pause_requested": ("somebody asked for a pause", "by reason"),
     "job.pause_withdrawn": ("resume came before the pause was effective", "by reason"),
@@ -52,12 +52,21 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "job.resumed": ("somebody resumed a paused job", "by reason"),
     "job.cancel_requested": ("somebody asked to cancel", "by reason force"),
     "job.priority_changed": ("its priority was changed", "priority was by reason"),
-    "job.waiting": ("all that is left waits for a time; the worker lets go of it", "until_us"),
+    "job.waiting": (
+        "all that is left waits: for a time, a signal, a child or a decision",
+        "until_us",
+    ),
     "job.worker_lost": ("the worker that held it is dead", "worker deaths"),
-    "job.finally_started": ("the outcome is decided and the finally steps begin", "outcome outputs? error?"),
+    "job.timed_out": ("it has taken longer than its timeout", "error"),
+    "job.compensation_started": ("what was completed is undone, the latest first", "outcome error? deadline_us"),
+    "job.finally_started": (
+        "the outcome is decided and the finally steps begin",
+        "outcome outputs? error? deadline_us",
+    ),
+    "job.cleanup_timed_out": ("compensation or finally took too long and is ended", "part error"),
     "job.completed": ("final: all went well", "outputs?"),
     "job.failed": ("final: a step failed for good", "error"),
-    "job.cancelled": ("final: cancelled on request", "by reason force"),
+    "job.cancelled": ("final: cancelled on request; skipped: what force left out", "by reason force skipped?"),
     "attempt.started": (
         "recorded before the component is called; its number is the fencing token",
         "path attempt key component inputs? refs?",
@@ -65,11 +74,32 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "attempt.failed": ("the attempt raised or ran out of time", "path attempt error retry_at_us? abandoned?"),
     "attempt.cancelled": ("the attempt was told to stop and has ended", "path attempt reason abandoned?"),
     "attempt.lost": ("the attempt ended with its worker; what it did is unknown", "path attempt reason abandoned?"),
-    "step.completed": ("the step ended well; its output is recorded and never changes", "path attempt? output?"),
-    "step.failed": ("the step failed for good", "path error"),
+    "step.completed": (
+        "the step ended well; its output is recorded and never changes",
+        "path attempt? output? signal? letter? timed_out?",
+    ),
+    "step.failed": ("the step failed for good; continued: the job goes on", "path error continued?"),
     "step.skipped": ("its condition was false", "path"),
     "step.cancelled": ("the step was stopped with its scope", "path"),
-    "step.expanded": ("a foreach knows its items", "path count items?"),
+    "step.expanded": ("a foreach knows its items", "path count items? deadline_us?"),
+    "step.chosen": ("a switch has taken a case, or none", "path case deadline_us?"),
+    "step.forked": ("the branches of a parallel begin", "path deadline_us?"),
+    "step.iterated": ("an iteration of a repeat begins", "path iteration initial? deadline_us?"),
+    "step.waiting": ("it waits for a time or a signal", "path until_us? signal? attempt? deadline_us?"),
+    "step.retrying": ("a container, signal or child failed and is begun again", "path attempt error retry_at_us"),
+    "step.caught": ("its error is handled by an entry of `catch`", "path handler error"),
+    "step.timed_out": ("a container or child has taken longer than its timeout", "path error"),
+    "step.in_doubt": (
+        "whether an effect that may happen once has happened is unknown",
+        "path attempt error abandoned?",
+    ),
+    "step.resolved": ("somebody said what became of a step in doubt", "path how by reason"),
+    "signal.received": ("a signal came; the step that waits for it takes it", "name payload by"),
+    "child.started": (
+        "a child job was created in this commit",
+        "path attempt child_id workflow_id version inputs? refs? detached? deadline_us?",
+    ),
+    "child.ended": ("a child job is final", "path child_id status error?"),
 }
 
 _decoder = msgspec.json.Decoder(list[Event])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import os
 import secrets as randomness
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,22 +23,22 @@ from openagents_json.errors import (
     Problem,
     ResultsNotReady,
     StoreError,
+    StoreUnavailable,
     WaitTimeout,
 )
 from openagents_json.ids import SHORT_LENGTH, uuid7
-from openagents_json.job import machine
 from openagents_json.job.bus import Bus, Listener, Subscription
-from openagents_json.job.engine import Plans, Settler, Worker
+from openagents_json.job.engine import JobMaker, Plans, Settler, Worker
 from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, Verb, allowed_verbs, is_repeated
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, Page
-from openagents_json.job.store import Definition, JobStore, NewJob, Request, StoredJob, make_store, row_of
+from openagents_json.job.store import Claim, JobStore, Request, StoredJob, make_store
 from openagents_json.job.store.query import build_query, encode_cursor
 from openagents_json.job.views import job_of, status_of
-from openagents_json.jsondata import NotJson, encode, plain
+from openagents_json.jsondata import NotJson, plain
 from openagents_json.settings import Settings, load_settings
-from openagents_json.workflow import EnvironmentSecrets, InputSchema, SecretProvider, Workflow, WorkflowRegistry
-from openagents_json.workflow.graph import Plan
+from openagents_json.workflow import EnvironmentSecrets, SecretProvider, Workflow, WorkflowRegistry, limits
+from openagents_json.workflow.plan import signal_problems
 
 ASK_TRIES = 20  # a request that meets a job in the middle of a hand-over looks again so often
 EVENT_PAGE = 1_000
@@ -47,17 +47,7 @@ MAX_TAGS = 32
 TAG_CHARACTERS = 200
 REASON_CHARACTERS = 2_000
 KEY_CHARACTERS = 200
-
-
-class _Made:
-    """What `create_job` needs of a workflow, worked out once per content."""
-
-    __slots__ = ("definition", "inputs", "plan")
-
-    def __init__(self, workflow: Workflow, plan: Plan) -> None:
-        self.plan = plan
-        self.inputs = InputSchema(workflow.inputs)
-        self.definition = Definition(workflow.content_hash, workflow.id, workflow.version, workflow.encoded)
+_UNSAID: Any = object()  # no output was given: None is one
 
 
 class JobManager:
@@ -102,11 +92,13 @@ class JobManager:
         self._bus = Bus()
         self._plans = Plans(self.store)
         self._settler = Settler(self.store, self._plans, self._bus, self.clock)
+        self._maker = JobMaker(self.workflows, self._plans, self.clock)
         self._worker = Worker(
             self.worker_id,
             self.store,
             self.components,
             self._plans,
+            self._maker,
             self._settler,
             self._bus,
             self.clock,
@@ -114,8 +106,8 @@ class JobManager:
             secrets or EnvironmentSecrets(),
             claims=worker,
         )
-        self._made: dict[str, _Made] = {}
         self._is_open = False
+        self._was_closed = False
 
     # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,6 +124,8 @@ class JobManager:
         """Open the store, take over jobs that a dead process left, and begin to work."""
         if self._is_open:
             return
+        if self._was_closed:
+            raise RuntimeError("A JobManager is opened once; make a new one on the same store.")
         await self.store.open()
         self._is_open = True
         try:
@@ -146,7 +140,7 @@ class JobManager:
         are not finished go back to the queue, and the next start goes on with them."""
         if not self._is_open:
             return
-        self._is_open = False
+        self._is_open, self._was_closed = False, True
         try:
             await self._worker.stop(self.settings.stop_timeout_s if timeout_s is None else timeout_s)
             await self._bus.close()
@@ -175,14 +169,9 @@ class JobManager:
         `IdempotencyConflict` (the key with another body), `StoreUnavailable` (not accepted).
         """
         workflow = self.workflows.get(workflow_id, version)
-        made = self._made_of(workflow)
-        values = made.inputs.validate(dict(inputs or {}))
-        now_us = self.clock.now_us()
-        state, events = machine.create(
-            made.plan,
-            uuid7(now_us),
-            values,
-            now_us=now_us,
+        new, state = self._maker.make(
+            workflow,
+            dict(inputs or {}),
             priority=_priority(priority or workflow.priority or JobPriority.MEDIUM),
             metadata=_metadata(workflow, metadata),
             tags=_tags(tags),
@@ -190,20 +179,9 @@ class JobManager:
             idempotency_key=_key(idempotency_key),
             start=start,
         )
-        body_hash = _body_hash(workflow, values) if idempotency_key is not None else ""
-        new = NewJob(
-            state.job_id,
-            made.definition,
-            row_of(state),
-            events,
-            now_us,
-            state.tags,
-            idempotency_key,
-            body_hash,
-        )
         job_id = await self.store.create(new)
-        if job_id == state.job_id:
-            self._bus.publish(state, events)
+        if job_id == new.job_id:
+            self._bus.publish(state, new.events)
         if start:
             self._worker.queue_changed()
         elif start_at is not None:
@@ -251,44 +229,111 @@ class JobManager:
         """Change the priority; a queued job moves to its new place at once."""
         await self._ask(job_id, "set_priority", by, reason, {"priority": str(_priority(priority))})
 
-    async def _ask(
-        self, job_id: str, verb: Verb, by: str | None, reason: str | None, payload: dict[str, Any] | None = None
+    async def signal(
+        self, job_id: str, name: str, payload: Any = None, key: str | None = None, *, by: str | None = None
     ) -> None:
+        """Send a signal to a job. A `signal` step of that name takes it, now or when it comes to wait for it: signals
+        are kept in the order in which they came. The same `key` again changes nothing.
+
+        `InvalidInputs` when no step of the workflow waits for that name, or the payload fits the schema of none.
+        """
+        summary = await self._summary(job_id)
+        plan = await self._plans.get(summary.definition)
+        document, _ = _payload(payload, "$")
+        if problems := signal_problems(plan, name, document):
+            raise InvalidInputs(problems, "the name and payload of the signal")
+        await self._ask(job_id, "signal", by, None, {"name": name, "payload": document}, key=_key(key), summary=summary)
+
+    async def resolve_step(
+        self,
+        job_id: str,
+        path: str,
+        *,
+        output: Any = _UNSAID,
+        error: str | None = None,
+        retry: bool = False,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Say what became of a step in doubt (`"effect": "once"`): it gave this `output`, it failed with this `error`
+        message, or it shall be tried again (`retry=True`). Exactly one of the three. `InvalidTransition` when that
+        step is not in doubt."""
+        if [output is not _UNSAID, error is not None, retry].count(True) != 1:
+            raise ValueError("Say exactly one of output=…, error=… and retry=True.")
+        arguments: dict[str, Any] = {"path": path, "how": "retry"}
+        if output is not _UNSAID:
+            document, _ = _payload(output, "$.output")
+            arguments |= {"how": "output", "output": document}
+        elif error is not None:
+            arguments |= {"how": "error", "error": error[:REASON_CHARACTERS]}
+        await self._ask(job_id, "resolve_step", by, reason, arguments)
+
+    async def _ask(
+        self, job_id: str, verb: Verb, by: str | None, reason: str | None, payload: dict[str, Any] | None = None,
+        *, key: str | None = None, summary: JobSummary | None = None,
+    ) -> None:  # fmt: skip
         """Put a request into the job's inbox. If nobody holds the job, carry it out here and now."""
         if reason is not None and len(reason) > REASON_CHARACTERS:
             raise ValueError(f"The reason has {len(reason)} characters; {REASON_CHARACTERS} are allowed.")
-        await self._refuse_early(job_id, verb)
+        if not self._is_open:
+            raise StoreUnavailable("The manager is not open; use `async with` it.")
+        if key is None:  # else it may be a repetition, which the store knows
+            await self._refuse_early(job_id, verb, summary)
         now_us = self.clock.now_us()
-        request = Request(f"{verb}:{uuid7(now_us)}", verb, by, reason, now_us, payload or {})
+        request = Request(f"{verb}:{key or uuid7(now_us)}", verb, by, reason, now_us, payload or {})
+        # A task of its own: a lease taken on the way has to be given back, whatever becomes of the caller.
+        asking = self._worker.spawn(self._put(job_id, verb, request), f"{verb} {job_id}")
+        try:
+            await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            if asking.cancelled():
+                raise StoreUnavailable(f"The manager was closed while job {job_id} was asked to {verb}.") from None
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it any more
+            raise
+
+    async def _put(self, job_id: str, verb: Verb, request: Request) -> None:
         for _ in range(ASK_TRIES):
             held = await self.store.hold(job_id, self.worker_id, request)
             if held is None:
                 raise JobNotFound(job_id)
             if held.claim is not None:
                 try:
-                    _, decision = await self._settler.settle(held.claim)
+                    await self._settle(held.claim, request)
                 except LeaseLost:
-                    continue  # another request came at the same moment: look again
-                for refused, error in decision.refused:
-                    if refused.sequence == max(one.sequence for one in held.claim.requests):
-                        raise error
-                self._worker.queue_changed()
-                self._worker.due_changed()
+                    continue  # it changed hands: look again
+                return
+            if held.is_repeated:
                 return
             if held.owner is None:
-                await self._refuse_early(job_id, verb)  # it became final meanwhile
-                return
-            if held.owner == self.worker_id:
+                await self._refuse_early(job_id, verb)  # it is final
+            elif held.owner == self.worker_id:
                 self._worker.inbox_changed(job_id)
             return
         raise StoreError(f"Job {job_id} changed hands {ASK_TRIES} times while it was asked to {verb}. Try again.")
 
-    async def _refuse_early(self, job_id: str, verb: Verb) -> None:
+    async def _settle(self, claim: Claim, request: Request) -> None:
+        """Carry out what stands in the inbox of a job that we hold for one commit."""
+        try:
+            _, decision = await self._settler.settle(claim)
+        except StoreUnavailable:
+            self._worker.settle_later(claim)  # the request is durable, and that is what the caller waits for
+            return
+        for refused, error in decision.refused:
+            if any(one.key == request.key and one.sequence == refused.sequence for one in claim.requests):
+                raise error
+        self._worker.queue_changed()
+        self._worker.due_changed()
+
+    async def _refuse_early(self, job_id: str, verb: Verb, summary: JobSummary | None = None) -> None:
         """`InvalidTransition` for what is plainly not allowed, judged by what is shown: the row and the inbox."""
+        if summary is not None and verb in allowed_verbs(summary.status):
+            return
+        # The inbox first: a request that is drained between the two readings then shows in the row.
+        requests = await self.store.read_requests(job_id)
         summary = await self._summary(job_id)
         status, paused = summary.status, summary.pause_requested
         if not status.is_final:
-            for request in await self.store.read_requests(job_id):
+            for request in requests:
                 paused = {"pause": True, "resume": False}.get(request.kind, paused)
         if is_repeated(verb, status, paused) or verb in allowed_verbs(status, paused):
             return
@@ -371,7 +416,7 @@ class JobManager:
                 while True:
                     state = self._bus.recent_final(job_id)
                     if state is not None:
-                        return job_of(state)
+                        return job_of(state) if not state.abandoned else await self.get_job(job_id)
                     if not self._bus.is_alive(job_id):
                         summary = await self._summary(job_id)
                         if summary.status.is_final:
@@ -384,7 +429,7 @@ class JobManager:
                 if timer is not None:
                     timer.cancel()
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """Each event above number `after` once, in order, as it is committed; ends after the final one.
 
         A reader that comes back with its last number misses nothing. Slow readers hold nobody up: they read the
@@ -428,19 +473,13 @@ class JobManager:
             "threads": slots.threads_used,
             "max_threads": self.settings.max_threads,
             "abandoned_threads": slots.abandoned,
+            "left_to_others": self._worker.left_to_others,
             "store_error": None if error is None else str(error),
             "store": self.store.stats(),
             "at": as_datetime(self.clock.now_us()),
         }
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _made_of(self, workflow: Workflow) -> _Made:
-        made = self._made.get(workflow.content_hash)
-        if made is None:
-            made = self._made[workflow.content_hash] = _Made(workflow, self.workflows.plan(workflow))
-            self._plans.add(made.plan)
-        return made
 
     async def _summary(self, job_id: str) -> JobSummary:
         summary = await self.store.read_summary(job_id)
@@ -476,6 +515,13 @@ def _metadata(workflow: Workflow, given: Mapping[str, Any] | None) -> dict[str, 
     return metadata  # type: ignore[no-any-return]
 
 
+def _payload(value: Any, path: str) -> tuple[Any, bytes]:
+    try:
+        return plain(value, limit_bytes=limits.OUTPUT_BYTES)
+    except NotJson as error:
+        raise InvalidInputs([Problem(error.path.replace("$", path, 1), str(error))], "the payload") from None
+
+
 def _tags(tags: Iterable[str]) -> tuple[str, ...]:
     given = (tags,) if isinstance(tags, str) else tuple(dict.fromkeys(tags))
     if len(given) > MAX_TAGS or any(not isinstance(tag, str) or not 0 < len(tag) <= TAG_CHARACTERS for tag in given):
@@ -489,15 +535,3 @@ def _key(key: str | None) -> str | None:
         message = f"An idempotency key has 1 to {KEY_CHARACTERS} characters."
         raise InvalidInputs([Problem("$.idempotency_key", message)], "the job")
     return key
-
-
-def _body_hash(workflow: Workflow, inputs: dict[str, Any]) -> str:
-    """What must be the same when an idempotency key is used again: the workflow and the inputs after defaults."""
-    body = encode([workflow.content_hash, _ordered(inputs)])
-    return hashlib.sha256(body).hexdigest()
-
-
-def _ordered(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _ordered(value[key]) for key in sorted(value)}
-    return [_ordered(item) for item in value] if isinstance(value, list) else value

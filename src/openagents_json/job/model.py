@@ -18,7 +18,7 @@ class JobStatus(StrEnum):
     CREATED = "CREATED"  # accepted, not started; nobody holds it. Left by start (or start_at), cancel, delete.
     QUEUED = "QUEUED"  # wants a worker, may have run before. A worker's claim takes it out; so do pause and cancel.
     RUNNING = "RUNNING"  # exactly one live worker holds it. Left by finish, wait, pause, cancel, or a lost worker.
-    WAITING = "WAITING"  # all that is left waits for a time. Nobody holds it; due time puts it back to QUEUED.
+    WAITING = "WAITING"  # all that is left waits: time, signal, child, decision. Nobody holds it; these QUEUE it.
     PAUSED = "PAUSED"  # nothing of it runs and nothing will until resume puts it back to QUEUED.
     COMPLETED = "COMPLETED"  # final: the steps ended well and the outputs are recorded.
     FAILED = "FAILED"  # final: a step failed for good.
@@ -58,6 +58,7 @@ class StepStatus(StrEnum):
 
     PENDING = "PENDING"  # what it waits for has ended; it waits for a slot
     RUNNING = "RUNNING"  # an attempt is on, or nested steps are
+    WAITING = "WAITING"  # for a time, a signal, or somebody who says whether its effect happened
     RETRYING = "RETRYING"  # the last attempt did not succeed; the next one has a due time
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
@@ -72,6 +73,7 @@ class JobSummary:
     id: str
     workflow_id: str
     version: str
+    definition: str  # content hash of the workflow's document
     status: JobStatus
     priority: JobPriority
     created_at: datetime
@@ -90,6 +92,7 @@ class JobSummary:
     events: int  # number of the last event
     idempotency_key: str | None
     tags: tuple[str, ...]
+    parent_id: str | None  # the job whose attached child it is
 
     @property
     def display_status(self) -> str:

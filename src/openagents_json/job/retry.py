@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openagents_json.job.model import ErrorInfo
+from openagents_json.workflow import limits
 from openagents_json.workflow.model import Retry
 
 
@@ -42,7 +43,8 @@ def next_delay_s(
     """
     if policy is None or attempt >= policy.max_attempts or not is_retryable(policy, error):
         return None
-    delay = max(backoff_s(policy, attempt, random), asked_s or 0.0)
+    asked_s = min(asked_s, limits.MAX_SECONDS) if asked_s is not None and asked_s > 0 else 0.0  # it may even be NaN
+    delay = max(backoff_s(policy, attempt, random), asked_s)
     if policy.max_elapsed_seconds is not None and elapsed_s + delay > policy.max_elapsed_seconds:
         return None
     return delay

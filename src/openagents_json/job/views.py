@@ -7,7 +7,7 @@ from typing import Any
 
 from openagents_json.clock import as_datetime
 from openagents_json.job.machine import JobState, StepRun, step_output
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, StepStatus
 from openagents_json.job.store.base import Request
 
 
@@ -43,9 +43,15 @@ def step_of(state: JobState, run: StepRun, *, with_output: bool = True) -> dict[
         "completed_at": _moment(run.ended_us),
         "error": run.error,
     }
-    is_container = state.node(run).body is not None
-    if is_container:
+    kind = state.node(run).step.kind
+    if kind == "foreach":
         step["items"] = {"count": run.count, "opened": run.opened, "running": len(run.open), "errors": run.item_errors}
+    elif kind == "repeat":
+        step["iterations"] = run.count
+    elif kind == "switch":
+        step["case"] = run.chosen
+    if run.child is not None:
+        step["child"] = run.child
     if with_output:
         step["output"] = step_output(state, run)
     return step
@@ -68,6 +74,8 @@ def status_of(state: JobState, summary: JobSummary, requests: Sequence[Request])
         "steps": {path: step_of(state, run, with_output=False) for path, run in state.runs.items()},
         "waiting_for": _waiting_for(state),
         "requests": _requests(state, requests),
+        "signals": {name: len(letters) for name, letters in state.mailbox.items()},
+        "parent": state.parent,
         "abandoned": summary.abandoned,
         "errors": list(state.errors),
         "events": summary.events,
@@ -78,24 +86,34 @@ def _waiting_for(state: JobState) -> list[dict[str, Any]]:
     """Each thing that has to come before the job can go on: {"kind", "at" or "step", …}; empty when nothing has to."""
     waits: list[dict[str, Any]] = []
     if state.status == JobStatus.PAUSED:
-        waits.append({"kind": "resume"})
+        who = state.pause or {"by": None, "reason": None}
+        waits.append({"kind": "resume", "by": who["by"], "reason": who["reason"]})
     if state.status == JobStatus.CREATED:
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
     if state.status == JobStatus.QUEUED:
         waits.append({"kind": "worker"})
-    if not state.is_final:
-        for path, due_us in state.delayed.items():
-            waits.append({"kind": "retry", "step": path, "at": as_datetime(due_us)})
+    if state.is_final:
+        return waits
+    for path, due_us in state.delayed.items():
+        kind = "retry" if state.runs[path].status == StepStatus.RETRYING else "timer"
+        waits.append({"kind": kind, "step": path, "at": as_datetime(due_us)})
+    for name, paths in state.awaiting.items():
+        for path in paths:
+            until = _moment(state.deadlines.get(path))
+            waits.append({"kind": "signal", "signal": name, "step": path, "until": until})
+    waits += [{"kind": "child", "step": path, "job_id": child} for child, path in state.children.items()]
+    waits += [{"kind": "decision", "step": path, "error": state.runs[path].error} for path in state.in_doubt]
     return waits
 
 
 def _requests(state: JobState, undrained: Sequence[Request]) -> list[dict[str, Any]]:
     """Requests that are not effective yet: marks of the state, and what still stands in the inbox."""
     shown: list[dict[str, Any]] = []
-    if state.pause_requested and not state.is_final:
-        shown.append({"verb": "pause", "acknowledged": True, "by": None, "reason": None})
+    if state.pause_requested and state.pause is not None and not state.is_final:
+        who = {"by": state.pause["by"], "reason": state.pause["reason"], "at": _moment(state.pause["at_us"])}
+        shown.append({"verb": "pause", "acknowledged": True, **who})
     if state.cancel is not None and not state.is_final:
-        shown.append({"verb": "cancel", "acknowledged": True, **state.cancel})
+        shown.append({"verb": "cancel", "acknowledged": True, **state.cancel, "at": _moment(state.cancel_us)})
     shown += [
         {"verb": one.kind, "acknowledged": False, "by": one.by, "reason": one.reason, "at": as_datetime(one.at_us)}
         | one.payload

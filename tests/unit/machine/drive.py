@@ -32,8 +32,9 @@ from openagents_json.job.machine import (
     fold,
 )
 from openagents_json.job.model import JobPriority, JobStatus
-from openagents_json.workflow.graph import Node, Plan, build_plan
+from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.model import Retry, Workflow
+from openagents_json.workflow.plan import Node, Plan
 
 START_US = 1_700_000_000 * SECOND_US
 FINAL_EVENTS = ("job.completed", "job.failed", "job.cancelled")
@@ -114,7 +115,7 @@ class Drive:
         self.history += decision.events
         if decision.events:
             self.commits.append(len(self.history))
-        self.called += [run.path for run in decision.calls]
+        self.called += [call.run.path for call in decision.calls]
         self.told |= {run.path: reason for run, reason in decision.stops}
         self.told = {path: reason for path, reason in self.told.items() if self.state.runs[path].live}
         if self.state.status != JobStatus.RUNNING:

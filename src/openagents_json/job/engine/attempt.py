@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -62,16 +62,16 @@ class Attempt:
         self._timer: Any = None
         self._stop_reason: str | None = None  # the first reason to stop wins
         self._timed_out = False
-        self._preparation: asyncio.Task[Any] | None = None
+        self._preparation: asyncio.Task[None] | None = None
 
-    def prepare(self, preparation: asyncio.Task[Any]) -> None:
-        """Something has to be waited for before the call. It is cancelled when the attempt is told to stop, and then
-        has to call `end_unstarted`."""
+    def prepare(self, preparation: asyncio.Task[None]) -> None:
+        """Something has to be waited for before the call: it ends by `start` or `fail`, and is cancelled when the
+        attempt is told to stop."""
         self._preparation = preparation
+        preparation.add_done_callback(self._prepared)
 
     def start(self, inputs: Mapping[str, Any]) -> None:
         """Make the call. Never raises: what is wrong with the inputs is reported like any failure."""
-        self._preparation = None
         try:
             _check_size(inputs)
             call = self.component.prepare(inputs, self.context, self._worker.instances)
@@ -80,22 +80,15 @@ class Attempt:
             return
         if self.isolation == "thread":
             self._code = self._worker.threads.submit(call)
-        elif self.component.is_async:
-            self._code = self._worker.loop.create_task(_contained(call()))
         else:
-            self._code = self._worker.loop.create_task(_contained(_inline(call)))
+            self._code = self._worker.loop.create_task(_inline(call, self.component.is_async))
         self._code.add_done_callback(self._code_ended)
         if self._timeout_s is not None:
             self._timer = self._worker.clock.call_later(self._timeout_s, self._expire)
 
     def fail(self, error: Exception) -> None:
         """Report a failure that comes before the call."""
-        self._preparation = None
         self._finish(self._failure(error))
-
-    def end_unstarted(self) -> None:
-        """Report that it was told to stop before the call was made."""
-        self._finish(self._stopped_or_timed_out())
 
     def stop(self, reason: str, grace_s: float) -> None:
         """Tell the component to stop, and give it up (as abandoned) if it has not ended after `grace_s`."""
@@ -104,6 +97,14 @@ class Attempt:
         self._tell_to_stop(reason, grace_s)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _prepared(self, preparation: asyncio.Task[None]) -> None:
+        self._preparation = None
+        if preparation.cancelled():
+            inside = asyncio.CancelledError("what the call needs was cancelled from inside")
+            self._finish(self._stopped_or_timed_out() if self.context.cancelled else self._failure(inside))
+        elif (error := preparation.exception()) is not None:
+            self._finish(self._failure(error))
 
     def _expire(self) -> None:
         self._timed_out = True
@@ -205,14 +206,10 @@ class Attempt:
         return {"job_id": self.context.job_id, "step": self.path, "attempt": self.number}
 
 
-async def _inline(call: Callable[[], Any]) -> Any:
-    return call()
-
-
-async def _contained(code: Coroutine[Any, Any, Any]) -> Any:
-    """A component that exits ends its attempt; asyncio would let it end the program."""
+async def _inline(call: Callable[[], Any], is_async: bool) -> Any:
+    """The call in the event loop. One that exits ends its attempt; asyncio would let it end the program."""
     try:
-        return await code
+        return await call() if is_async else call()
     except SystemExit as error:
         raise StepFailure("component.SystemExit", f"The component called exit({error.code!r}).") from None
 

@@ -10,7 +10,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, decode_snapshot, fold
 from openagents_json.job.store.base import JobStore
 from openagents_json.jsondata import decode
-from openagents_json.workflow import Plan, build_plan, parse_workflow
+from openagents_json.workflow import Plan, build_plan, stored_workflow
 
 KEPT = 256
 
@@ -37,7 +37,7 @@ class Plans:
         document = await self._store.read_definition(content_hash)
         if document is None:
             raise StoreError(f"The definition {content_hash} is not in the store; the store is damaged.")
-        plan = build_plan(parse_workflow(decode(document)))
+        plan = build_plan(stored_workflow(decode(document)))
         self.add(plan)
         return plan
 

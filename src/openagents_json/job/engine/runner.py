@@ -25,8 +25,9 @@ from openagents_json.errors import (
     StoreUnavailable,
 )
 from openagents_json.job.engine.attempt import Attempt
-from openagents_json.job.events import Event
 from openagents_json.job.machine import (
+    Child,
+    ChildSpec,
     Claimed,
     Decision,
     Happening,
@@ -39,11 +40,11 @@ from openagents_json.job.machine import (
     decide,
     encode_snapshot,
 )
-from openagents_json.job.model import JobStatus
+from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.base import Claim, Commit, Request, row_of
 from openagents_json.jsondata import freeze
 from openagents_json.workflow.expressions import Template
-from openagents_json.workflow.graph import Node
+from openagents_json.workflow.plan import Node
 
 if TYPE_CHECKING:
     from openagents_json.job.engine.worker import Worker
@@ -52,7 +53,6 @@ logger = logging.getLogger("openagents_json.job")
 
 SNAPSHOT_EVENTS = 1_000  # a running job gets a snapshot each time it has so many new events
 RELEASE_SNAPSHOT_EVENTS = 200  # and when its lease ends with so many: shorter histories fold as fast as they load
-RETRY_COMMIT_S = (0.05, 0.2, 1.0, 2.0, 5.0)  # waits between tries while the store is away; the last one repeats
 FORCED_GRACE_S = 0.2  # what force leaves an attempt to end by itself before it is called abandoned
 
 
@@ -74,8 +74,18 @@ class Runner:
         self._inbox_changed = False
         self._requests: dict[int, Request] = {}  # taken in and not drained yet, by sequence
         self._release_reason: str | None = None
+        # Abandoned attempts as (path, number), to count each out of the row once, after it was counted in.
+        self._counted_abandoned: set[tuple[str, int]] = set()  # their event is committed, their code still runs
+        self._ended_abandoned: set[tuple[str, int]] = set()  # their code has ended, their event is not committed
         self._timer: Any = None
         self._take_requests(claim.requests)
+
+    @property
+    def has_let_go(self) -> bool:
+        """Whether its last commit gave the lease of a job back that is not final."""
+        return (
+            self._status not in FINAL and self._status != JobStatus.RUNNING and self._committed > self.claim.last_event
+        )
 
     # ── what others tell the runner (same loop) ───────────────────────────────────────────────────────────────────
 
@@ -115,11 +125,13 @@ class Runner:
                     return
                 self._carry_out(decision)
                 self._set_timer()
+                self._worker.offer_slot()
         except LeaseLost as lost:
             logger.warning("lost job %s: %s", self.job_id, lost, extra={"job_id": self.job_id})
             self.stop_attempts("lost_lease", 0.0)
         finally:
             self._worker.slots.forget(self)
+            self._worker.offer_slot()
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -139,7 +151,7 @@ class Runner:
                 self._arrived.append(as_requested(request))
 
     async def _turn(self, happenings: list[Happening]) -> Decision:
-        """Decide and commit. If requests came in between, the machine decides again with them first."""
+        """Decide and commit. If requests came in between, the machine decides again with them."""
         while True:
             decision = decide(
                 self.state,
@@ -147,25 +159,28 @@ class Runner:
                 now_us=self._worker.clock.now_us(),
                 random=self._worker.random,
                 admit=self._admit,
+                spawn=self._spawn,
                 linger_us=self._worker.linger_us,
+                cleanup_us=self._worker.cleanup_us,
             )
             for request, refusal in decision.refused:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
             if not decision.events and not self._requests:
                 return decision
             try:
-                await self._commit(decision.events)
+                await self._commit(decision)
                 return decision
             except RequestsPending:
-                happenings = [*await self._reload(), *happenings]
+                others = [one for one in happenings if not isinstance(one, Requested)]
+                happenings = [*others, *await self._reload()]
             except BaseException:
                 for call in decision.calls:  # they took slots and will never be made
                     run = call.run
                     self._worker.free_slot(self._worker.isolation_of(run.component or "", self.state.node(run)))
                 raise
 
-    async def _commit(self, events: list[Event]) -> None:
-        state = self.state
+    async def _commit(self, decision: Decision) -> None:
+        state, events = self.state, decision.events
         limit = SNAPSHOT_EVENTS if state.status == JobStatus.RUNNING else RELEASE_SNAPSHOT_EVENTS
         snapshot = None
         if state.number - self._snapshot_at >= limit and not state.is_final:
@@ -179,16 +194,22 @@ class Runner:
             drained=list(self._requests),
             snapshot=snapshot,
             abandoned=sum(1 for event in events if event.data.get("abandoned")),
+            children=[child.job[0] for child in decision.children],
+            posts=posted(decision, self._worker.clock.now_us()),
         )
         try:
             await self._worker.store.commit(commit)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self._worker.note_store_error(error)
             await self._patiently(lambda: self._worker.store.commit(commit))
         self._committed, self._status = state.number, state.status
         self._requests.clear()
         if snapshot is not None:
             self._snapshot_at = state.number
-        self._worker.published(state, events)
+        self._worker.published(state, decision)
+        for event in events:
+            if event.data.get("abandoned"):
+                self._count_abandoned((event.data["path"], event.data["attempt"]))
 
     async def _reload(self) -> list[Happening]:
         """Forget the turn that was refused: fold what the store has. Nothing of that turn was carried out."""
@@ -202,19 +223,12 @@ class Runner:
 
     async def _patiently(self, ask: Any) -> Any:
         """Ask the store until it answers: while it is away the job stands still, and nothing is lost."""
-        tries = 0
-        while True:
-            try:
-                return await ask()
-            except StoreUnavailable as error:
-                delay_s = RETRY_COMMIT_S[min(tries, len(RETRY_COMMIT_S) - 1)]
-                tries += 1
-                self._worker.note_store_error(error)
-                if self._worker.gives_up_on_store:
-                    raise LeaseLost(f"The store is away and the program stops: {error}") from error
-                await self._worker.clock.sleep(delay_s)
+        return await self._worker.patiently(ask)
 
     # ── carrying out ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _spawn(self, spec: ChildSpec) -> Child:
+        return self._worker.spawn_child(self.state.plan, spec)
 
     def _admit(self, component: str, node: Node) -> bool | None:
         return self._worker.slots.take(self._worker.isolation_of(component, node), self)
@@ -224,6 +238,8 @@ class Runner:
             if (attempt := self._attempts.get(run.path)) is not None:
                 forced = reason == "force_cancelled"
                 attempt.stop(reason, FORCED_GRACE_S if forced else self._worker.settings.cancel_grace_s)
+        if any(event.type == "job.cancel_requested" and event.data["force"] for event in decision.events):
+            self.stop_attempts("force_cancelled", FORCED_GRACE_S)  # also those that a gentle cancel has told before
         for call in decision.calls:
             self._call(call.run, call.inputs)
 
@@ -237,6 +253,7 @@ class Runner:
             component, refusal = worker.missing_component, error
         timeout_s = node.step.timeout if node.step.timeout is not None else component.timeout_s
         now_us = worker.clock.now_us()
+        secrets: dict[str, str] = {}
         context = StepContext(
             state.job_id,
             state.workflow_id,
@@ -245,22 +262,23 @@ class Runner:
             f"{state.job_id}/{run.path}",
             run.token,
             deadline_us=None if timeout_s is None else now_us + round(timeout_s * SECOND_US),
-            report=worker.progress_reporter(state.job_id, run.path),
+            report=worker.progress_reporter(state.job_id, run.path, secrets),
             clock=worker.clock,
         )
         isolation = worker.isolation_of(name, node)
-        attempt = Attempt(worker, run, context, component, isolation, timeout_s, self._ended, self._code_ended)
+        attempt = Attempt(worker, run, context, component, isolation, timeout_s, secrets, self._ended, self._code_ended)
         self._attempts[run.path] = attempt
         refusal = refusal or isolation_refusal(component.is_async, isolation, name)
         if refusal is not None:
             attempt.fail(refusal)
             return
         if inputs is not None:
-            attempt.start(inputs, {})
-        elif secrets := self._secret_names(node):
-            worker.spawn(self._start_with_secrets(attempt, run, node, secrets), f"secrets of {run.path}")
+            attempt.start(inputs)
+        elif names := self._secret_names(node):
+            fetching = self._start_with_secrets(attempt, run, node, names, secrets)
+            attempt.prepare(worker.spawn(fetching, f"secrets of {run.path}"))
         else:
-            self._start(attempt, run, node, {})
+            self._start(attempt, run, node, secrets)
 
     def _start(self, attempt: Attempt, run: StepRun, node: Node, secrets: Mapping[str, str]) -> None:
         try:
@@ -268,10 +286,11 @@ class Runner:
         except ExpressionError as error:
             attempt.fail(error)
         else:
-            attempt.start(inputs, secrets)
+            attempt.start(inputs)
 
-    async def _start_with_secrets(self, attempt: Attempt, run: StepRun, node: Node, names: set[str]) -> None:
-        secrets: dict[str, str] = {}
+    async def _start_with_secrets(
+        self, attempt: Attempt, run: StepRun, node: Node, names: set[str], secrets: dict[str, str]
+    ) -> None:
         for name in sorted(names):
             try:
                 secrets[name] = await self._worker.secrets.get(name)
@@ -282,10 +301,7 @@ class Runner:
             except Exception as error:
                 attempt.fail(error)
                 return
-        if attempt.context.cancelled:
-            attempt.end_unstarted()
-        else:
-            self._start(attempt, run, node, secrets)
+        self._start(attempt, run, node, secrets)
 
     def _inputs(self, run: StepRun, node: Node, secrets: Mapping[str, str]) -> dict[str, Any]:
         """What the component gets: the recorded values, and the references rendered against recorded outputs."""
@@ -293,7 +309,7 @@ class Runner:
         state = self.state
         resolved = None
         if secrets and (hidden := state.plan.secret_inputs & state.inputs.keys()):
-            resolved = freeze(state.inputs | {name: secrets[state.inputs[name]["secret"]] for name in hidden})
+            resolved = freeze(state.inputs | {name: _resolved(state.inputs[name], secrets) for name in hidden})
         names = ScopeNames(state, state.scopes[run.scope], secrets, resolved)
         for name, template in node.inputs.items():
             if name not in inputs:
@@ -321,22 +337,51 @@ class Runner:
         self.tell(happening)
 
     def _code_ended(self, attempt: Attempt) -> None:
-        self._worker.code_ended(self.job_id, attempt)
+        self._worker.code_ended(attempt)
+        if attempt.is_abandoned:
+            which = attempt.path, attempt.number
+            if which in self._counted_abandoned:
+                self._counted_abandoned.remove(which)
+                self._worker.thread_ended(self.job_id)
+            else:
+                self._ended_abandoned.add(which)
+
+    def _count_abandoned(self, which: tuple[str, int]) -> None:
+        """The row counts an abandoned attempt from now on, until its code ends; perhaps it has already."""
+        if which in self._ended_abandoned:
+            self._ended_abandoned.remove(which)
+            self._worker.thread_ended(self.job_id)
+        else:
+            self._counted_abandoned.add(which)
 
     def _set_timer(self) -> None:
         """Wake up for the next attempt that is due, if the job only waits for that."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # A step that is due and has found no slot stands in `startable`; the slot will wake it.
-        delayed, startable = self.state.delayed, self.state.startable
-        due_us = min((due for path, due in delayed.items() if path not in startable), default=None)
-        if due_us is not None:
-            delay_s = (due_us - self._worker.clock.now_us()) / SECOND_US
+        if self.state.pause_requested or self._release_reason is not None:
+            return  # nothing starts now; the turn that ends this sets the timer
+        # An attempt that is due and has found no slot stands in `startable`; the slot will wake it.
+        due = self.state.next_due()
+        if due is not None:
+            delay_s = (due[0] - self._worker.clock.now_us()) / SECOND_US
             if delay_s > 0:
                 self._timer = self._worker.clock.call_later(delay_s, self.look_again)
             else:  # it became due while this turn was being committed
                 self.look_again()
+
+
+def posted(decision: Decision, now_us: int) -> list[tuple[str, Request]]:
+    """What a turn asks of other jobs, as entries of their inboxes."""
+    return [
+        (post.job_id, Request(post.key, post.verb, post.by, post.reason, now_us, post.arguments))
+        for post in decision.posts
+    ]
+
+
+def _resolved(given: Any, secrets: Mapping[str, str]) -> Any:
+    """The value behind a writeOnly input; as it stands if it is null, or if the step does not use it."""
+    return given if given is None else secrets.get(given["secret"], given)
 
 
 def as_requested(request: Request) -> Requested:

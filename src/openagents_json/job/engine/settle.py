@@ -6,19 +6,19 @@ the one way through the machine.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from openagents_json.clock import Clock
-from openagents_json.errors import LeaseLost, RequestsPending
+from openagents_json.errors import RequestsPending, StoreError
 from openagents_json.job.bus import Bus
 from openagents_json.job.engine.plans import Plans
-from openagents_json.job.engine.runner import as_requested
+from openagents_json.job.engine.runner import as_requested, posted
 from openagents_json.job.machine import Decision, Happening, decide, no_slots
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import Claim, Commit, JobStore, row_of
 
-logger = logging.getLogger("openagents_json.job")
+SETTLE_TRIES = 100  # requests may come faster than they are settled, but not for ever
 
 
 class Settler:
@@ -29,32 +29,64 @@ class Settler:
         self._plans = plans
         self._bus = bus
         self._clock = clock
+        self.on_posts: Callable[[Iterable[str]], None] = lambda job_ids: None  # the worker sees to the inboxes
 
     async def settle(self, claim: Claim, happenings: Iterable[Happening] = ()) -> tuple[JobStatus, Decision]:
         """Apply the happenings and the job's undrained requests. The status afterwards, and what was decided.
 
-        `LeaseLost` when another worker took the job meanwhile.
+        `LeaseLost` when another worker took the job meanwhile. `StoreUnavailable` may leave the lease with the caller,
+        who has to try again.
         """
+        status, decision = await self._settle_once(claim, happenings)
+        if not status.is_final:
+            await self.settle_rest(claim.job_id, claim.owner)
+        return status, decision
+
+    async def settle_rest(self, job_id: str, worker: str) -> None:
+        """Settle the requests that came while somebody held the job and did not look into its inbox any more. Whoever
+        gives a lease back calls this afterwards, since those who asked meanwhile rely on it."""
+        for _ in range(SETTLE_TRIES):
+            requests = await self._store.read_requests(job_id)
+            if not requests:
+                return
+            held = await self._store.hold(job_id, worker, requests[0])  # its key is known: this only takes the lease
+            if held is None or held.claim is None:
+                return  # it is gone or final, or its holder sees to it
+            await self._settle_once(held.claim)
+
+    async def _settle_once(self, claim: Claim, happenings: Iterable[Happening] = ()) -> tuple[JobStatus, Decision]:
         plan = await self._plans.get(claim.definition_hash)
-        state = self._plans.fold(plan, claim.snapshot, claim.events)
-        previous = state.status
-        decision = decide(
-            state,
-            [*happenings, *(as_requested(request) for request in claim.requests)],
-            now_us=self._clock.now_us(),
-            random=lambda: 0.5,
-            admit=no_slots,
-        )
-        if not decision.events and not claim.requests:
-            await self._store.release(claim)
-            return previous, decision
-        drained = [request.sequence for request in claim.requests]
-        commit = Commit(claim, claim.last_event, decision.events, row_of(state), previous, drained)
-        try:
-            await self._store.commit(commit)
-        except RequestsPending:
-            # A request slipped in between: leave the lease; the next look at the inbox settles both.
-            await self._store.release(claim)
-            raise LeaseLost(f"Job {claim.job_id} was asked for something else at the same moment.") from None
-        self._bus.publish(state, decision.events)
-        return state.status, decision
+        happenings = tuple(happenings)
+        for _ in range(SETTLE_TRIES):
+            state = self._plans.fold(plan, claim.snapshot, claim.events)
+            previous = state.status
+            decision = decide(
+                state,
+                [*happenings, *(as_requested(request) for request in claim.requests)],
+                now_us=self._clock.now_us(),
+                random=lambda: 0.5,
+                admit=no_slots,
+            )
+            if not decision.events and not claim.requests:
+                await self._store.release(claim)
+                return previous, decision
+            drained = [request.sequence for request in claim.requests]
+            commit = Commit(
+                claim,
+                claim.last_event,
+                decision.events,
+                row_of(state),
+                previous,
+                drained,
+                abandoned=sum(1 for event in decision.events if event.data.get("abandoned")),
+                posts=posted(decision, self._clock.now_us()),
+            )
+            try:
+                await self._store.commit(commit)
+            except RequestsPending:  # one slipped in between: decide again with it
+                claim = replace(claim, requests=await self._store.read_requests(claim.job_id))
+                continue
+            self._bus.publish(state, decision.events)
+            self.on_posts(post.job_id for post in decision.posts)
+            return state.status, decision
+        raise StoreError(f"Job {claim.job_id} got new requests {SETTLE_TRIES} times while it was to end.")

@@ -10,34 +10,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from openagents_json.clock import SECOND_US, Clock
 from openagents_json.components import AgentInstances, Component, ComponentRegistry, Isolation
 from openagents_json.errors import ComponentNotFound, LeaseLost, StoreError, StoreUnavailable
 from openagents_json.job.bus import Bus
 from openagents_json.job.engine.attempt import Attempt
+from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.runner import Runner
 from openagents_json.job.engine.settle import Settler
 from openagents_json.job.engine.slots import Slots
 from openagents_json.job.engine.threads import Threads
 from openagents_json.job.events import Event
-from openagents_json.job.machine import Interrupted, JobState, Tick
+from openagents_json.job.machine import Child, ChildSpec, Decision, Happening, Interrupted, JobState, Tick
 from openagents_json.job.store.base import Claim, JobStore
 from openagents_json.settings import Settings
-from openagents_json.workflow import Retry, SecretProvider
-from openagents_json.workflow.graph import Node, Plan
+from openagents_json.workflow import Retry, SecretProvider, mask
+from openagents_json.workflow.plan import Node, Plan
 
 logger = logging.getLogger("openagents_json.worker")
 
+RETRY_STORE_S = (0.05, 0.2, 1.0, 2.0, 5.0)  # waits between tries while the store is away; the last one repeats
 POLL_S = 0.05  # how often other processes' writes are looked for
 RECOVER_S = 5.0  # how often jobs of dead workers are looked for
 RETAIN_S = 3_600.0  # how often old jobs are deleted
 RETAIN_BATCH = 500
 SETTLE_BATCH = 256
+TAKEN_AT_ONCE = 16  # claimed jobs folded in one turn of the event loop
 LONGEST_SLEEP_S = 60.0
+FOREIGN_KEPT = 200  # definitions whose jobs are passed over; more are asked for again and again
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -49,6 +56,7 @@ class Worker:
         store: JobStore,
         components: ComponentRegistry,
         plans: Plans,
+        maker: JobMaker,
         settler: Settler,
         bus: Bus,
         clock: Clock,
@@ -66,22 +74,28 @@ class Worker:
         self.secrets = secrets
         self.random = rng
         self.linger_us = round(settings.linger_s * SECOND_US)
+        self.cleanup_us = round(settings.cleanup_timeout_s * SECOND_US)
         self.runners: dict[str, Runner] = {}  # jobs whose lease we have, by id
         self.slots: Slots[Runner] = Slots(settings.max_steps, settings.max_threads)
         self.store_error: StoreUnavailable | None = None  # the last one, until the store works again
         self.gives_up_on_store = False  # set when stopping has waited long enough
         self.missing_component = _missing_component()
         self._plans = plans
+        self._maker = maker
         self._settler = settler
+        settler.on_posts = self.posted
         self._bus = bus
         self._claims = claims
         self._tasks: set[asyncio.Task[Any]] = set()  # everything that runs for the worker; ended by stop
-        self._loops: list[asyncio.Task[Any]] = []
+        self._loops: list[asyncio.Task[Any]] = []  # they take new work; ended first
+        self._upkeep: list[asyncio.Task[Any]] = []  # our leases, and what others ask; ended last
         self._queue_changed = asyncio.Event()
         self._due_changed = asyncio.Event()
         self._empty = asyncio.Event()  # no runner is left
         self._empty.set()
         self._stopping = False
+        self._foreign: dict[str, None] = {}  # definitions whose components are not all here, by content hash
+        self._components_known = 0  # how many there were when `_foreign` was empty
         self._retries: dict[str, Retry] = {}  # components' own policies, parsed
 
     async def start(self) -> None:
@@ -90,12 +104,14 @@ class Worker:
         self.threads = Threads(self.settings.max_threads)
         self.instances = AgentInstances()
         await self.store.register_worker(self.id)
-        steps: list[Callable[[], Coroutine[Any, Any, None]]] = [self._poll, self._heartbeat]
+        self._upkeep = self._begin(self._poll, self._heartbeat)
         if self._claims:
             await self.recover()
-            steps += [self._claim, self._wake_due, self._recover, self._retain]
             self._queue_changed.set()
-        self._loops = [asyncio.create_task(self._forever(step), name=f"worker {step.__name__}") for step in steps]
+            self._loops = self._begin(self._claim, self._wake_due, self._recover, self._retain)
+
+    def _begin(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[Any]]:
+        return [self.loop.create_task(self._forever(step), name=f"worker {step.__name__}") for step in steps]
 
     async def stop(self, timeout_s: float) -> None:
         """Take nothing new; let running attempts end for `timeout_s`, then tell them to stop; give the jobs back."""
@@ -112,9 +128,10 @@ class Worker:
             if not await self._wait_empty(self.settings.shutdown_grace_s + 1.0):
                 self.gives_up_on_store = True
                 await self._wait_empty(1.0)
-        for task in [*self._tasks, *self._loops]:
+        tasks = [*self._tasks, *self._loops, *self._upkeep]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._loops, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.instances.close()
         self.threads.close()
         try:
@@ -136,37 +153,87 @@ class Worker:
         if (runner := self.runners.get(job_id)) is not None:
             runner.inbox_changed()
 
-    def published(self, state: JobState, events: Sequence[Event]) -> None:
+    def published(self, state: JobState, decision: Decision) -> None:
         """A commit of a runner is on disk."""
         self.store_error = None
-        self._bus.publish(state, events)
+        self._bus.publish(state, decision.events)
+        if decision.children:
+            for child in decision.children:
+                new, child_state = child.job
+                self._bus.publish(child_state, new.events)
+            self._queue_changed.set()
+        if decision.posts:
+            self.posted(post.job_id for post in decision.posts)
+
+    def posted(self, job_ids: Iterable[str]) -> None:
+        """A commit has put something into the inboxes of these jobs: their runners look, or we settle it here."""
+        for job_id in dict.fromkeys(job_ids):
+            if job_id in self.runners:
+                self.inbox_changed(job_id)
+            else:
+                self.spawn(self._settle_posts(job_id), f"posts of {job_id}")
+
+    def spawn_child(self, plan: Plan, spec: ChildSpec) -> Child:
+        """A child job as a step of a job with that plan asks for it, not written yet."""
+        return self._maker.spawn(plan, spec)
 
     def note_store_error(self, error: StoreUnavailable) -> None:
         if self.store_error is None:
             logger.error("the store is away, jobs stand still until it is back: %s", error)
         self.store_error = error
 
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store until it answers. `LeaseLost` when the program stops meanwhile."""
+        tries = 0
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailable as error:
+                self.note_store_error(error)
+                if self.gives_up_on_store:
+                    raise LeaseLost(f"The store is away and the program stops: {error}") from error
+                await self.clock.sleep(RETRY_STORE_S[min(tries, len(RETRY_STORE_S) - 1)])
+                tries += 1
+
+    def settle_later(self, claim: Claim, happenings: Sequence[Happening] = ()) -> None:
+        """The store went away in the middle: settle the job when it is back. Nobody else would, while we live."""
+        self.spawn(self._settle_later(claim, happenings), f"settle {claim.job_id}")
+
     def note_abandoned(self, attempt: Attempt) -> None:
         if attempt.isolation == "thread":
             self.slots.abandoned += 1
 
-    def code_ended(self, job_id: str, attempt: Attempt) -> None:
+    def code_ended(self, attempt: Attempt) -> None:
         """The code of an attempt has really ended: its slot is free."""
-        if attempt.is_abandoned:
-            if attempt.isolation == "thread":
-                self.slots.abandoned -= 1
-            self.spawn(self._thread_ended(job_id), f"thread of {job_id} ended")
+        if attempt.is_abandoned and attempt.isolation == "thread":
+            self.slots.abandoned -= 1
         self.free_slot(attempt.isolation)
 
+    @property
+    def left_to_others(self) -> list[str]:
+        """Content hashes of definitions whose components are not all here: their jobs stay in the queue."""
+        return list(self._foreign)
+
+    def thread_ended(self, job_id: str) -> None:
+        """The code of an abandoned attempt, which the job's row counts, has ended."""
+        self.spawn(self._thread_ended(job_id), f"thread of {job_id} ended")
+
     def free_slot(self, isolation: Isolation) -> None:
-        waiter = self.slots.give_back(isolation)
+        self.slots.give_back(isolation)
+        self.offer_slot()
+
+    def offer_slot(self) -> None:
+        """If a slot is free, wake the job that waits longest for one. Its turn offers what is still free then."""
+        waiter = self.slots.next_waiter()
         if waiter is not None:
             waiter.look_again()
 
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run something beside everything else, until the worker stops."""
         task = self.loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def isolation_of(self, component: str, node: Node) -> Isolation:
         """Where a step's attempts run: what the step says, else what the component says."""
@@ -183,12 +250,12 @@ class Worker:
             self._retries[name] = Retry.model_validate(dict(given))
         return self._retries[name]
 
-    def progress_reporter(self, job_id: str, path: str) -> Callable[[float, str], None]:
+    def progress_reporter(self, job_id: str, path: str, secrets: Mapping[str, str]) -> Callable[[float, str], None]:
         """What `ctx.progress` calls, from any thread: tells the listeners, records nothing."""
 
         def report(fraction: float, message: str) -> None:
             if self._bus.has_listeners:
-                data = {"path": path, "fraction": fraction, "message": message}
+                data = {"path": path, "fraction": fraction, "message": mask(message, secrets.values())}
                 event = Event.unrecorded("step.progress", self.clock.now_us(), data)
                 self.loop.call_soon_threadsafe(self._bus.tell, job_id, event)
 
@@ -219,38 +286,63 @@ class Worker:
         if free <= 0:
             return  # the next runner that ends sets the event again
         try:
-            claims = await self.store.claim(self.id, free)
-        except StoreUnavailable:
+            claims = await self.store.claim(self.id, free, self._foreign_definitions())
+        except StoreError:
             self._queue_changed.set()
             raise
-        for claim in claims:
+        self.store_error = None
+        for number, claim in enumerate(claims, 1):
             await self._take(claim)
+            if number % TAKEN_AT_ONCE == 0:
+                await asyncio.sleep(0)  # folding many histories in one go would hold up everything else
         if len(claims) == free:
             self._queue_changed.set()
 
     async def _take(self, claim: Claim) -> None:
         try:
             plan = await self._plans.get(claim.definition_hash)
+            if missing := sorted(name for name in plan.component_names if name not in self.components):
+                await self._leave_to_others(claim, plan, missing)
+                return
             state = self._plans.fold(plan, claim.snapshot, claim.events)
         except Exception:
             logger.exception("job %s cannot be read and stays in the queue", claim.job_id)
-            self.spawn(self._give_back_later(claim), f"give back {claim.job_id}")
+            self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
             return
         runner = Runner(self, claim, state)
         self.runners[claim.job_id] = runner
         self._empty.clear()
         self.spawn(self._run(runner), f"job {claim.job_id}")
 
-    async def _give_back_later(self, claim: Claim) -> None:
-        await self.clock.sleep(RECOVER_S)
-        await self.store.release(claim)
+    def _foreign_definitions(self) -> Collection[str]:
+        """The definitions whose jobs are left to workers that have their components. Registering more asks anew."""
+        if self._components_known != len(self.components):
+            self._components_known = len(self.components)
+            self._foreign.clear()
+        return self._foreign
+
+    async def _leave_to_others(self, claim: Claim, plan: Plan, missing: list[str]) -> None:
+        """A job that needs components which are not registered here stays in the queue."""
+        if is_full := len(self._foreign) >= FOREIGN_KEPT:
+            self._foreign.pop(next(iter(self._foreign)))
+        self._foreign[claim.definition_hash] = None
+        names = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        logger.warning("jobs of workflow %s are left to other workers: no %s here", plan.workflow.id, names)
+        await self.patiently(lambda: self.store.release(claim))
+        if not is_full:  # else it would be asked for again at once, and again
+            self._queue_changed.set()
 
     async def _run(self, runner: Runner) -> None:
         try:
             await runner.run()
+            if runner.has_let_go:
+                await self.patiently(lambda: self._settler.settle_rest(runner.job_id, self.id))
+        except LeaseLost as lost:
+            logger.info("job %s: %s", runner.job_id, lost, extra={"job_id": runner.job_id})
         except Exception:
-            logger.exception("the runner of job %s failed; recovery will take the job up again", runner.job_id)
+            logger.exception("the runner of job %s failed; the job is taken up again", runner.job_id)
             runner.stop_attempts("lost_lease", 0.0)
+            self.spawn(self._take_up_again(runner.claim), f"take up {runner.job_id}")
         finally:
             self.runners.pop(runner.job_id, None)
             if not self.runners:
@@ -258,6 +350,26 @@ class Worker:
             self._queue_changed.set()
             if runner.state.wake_us is not None:
                 self._due_changed.set()
+
+    async def _take_up_again(self, claim: Claim) -> None:
+        """We hold a job that we cannot run as it is: after a while, treat it like one of a dead worker."""
+        await self.clock.sleep(RECOVER_S)
+        stored = await self.patiently(lambda: self.store.read(claim.job_id))
+        if stored is None or stored.owner != self.id:
+            return
+        events, requests = stored.events, stored.requests
+        now = replace(
+            claim, last_event=stored.summary.events, snapshot=stored.snapshot, events=events, requests=requests
+        )
+        await self._settle_all([now], lambda claim: Interrupted(self.id))
+
+    async def _settle_later(self, claim: Claim, happenings: Sequence[Happening]) -> None:
+        try:
+            await self.patiently(lambda: self._settler.settle(claim, happenings))
+        except LeaseLost as lost:
+            logger.info("job %s: %s", claim.job_id, lost, extra={"job_id": claim.job_id})
+        self._queue_changed.set()
+        self._due_changed.set()
 
     async def _wake_due(self) -> None:
         """Put jobs whose timer is due back into the queue."""
@@ -275,6 +387,8 @@ class Worker:
     async def _poll(self) -> None:
         """Notice what other processes wrote: requests for our jobs, new work, news for readers."""
         await self.clock.sleep(POLL_S)
+        if self._foreign and self._components_known != len(self.components):
+            self._queue_changed.set()
         if not self.store.has_foreign_changes():
             return
         if self.runners:
@@ -287,6 +401,7 @@ class Worker:
     async def _heartbeat(self) -> None:
         await self.clock.sleep(self.store.lease_s / 3)
         if await self.store.heartbeat(self.id):
+            self.store_error = None
             return
         logger.error("worker %s was taken for dead; its jobs may run elsewhere, so it stops them", self.id)
         for runner in list(self.runners.values()):
@@ -297,8 +412,19 @@ class Worker:
         await self.clock.sleep(RECOVER_S)
         await self.recover()
 
+    async def _settle_posts(self, job_id: str) -> None:
+        try:
+            await self.patiently(lambda: self._settler.settle_rest(job_id, self.id))
+        except LeaseLost as lost:
+            logger.info("job %s: %s", job_id, lost, extra={"job_id": job_id})
+        self._queue_changed.set()
+        self._due_changed.set()
+
     async def recover(self) -> int:
-        """Put jobs of dead workers back where they belong; how many there were."""
+        """Put jobs of dead workers back where they belong; how many there were. Carry out requests that their askers
+        left behind."""
+        while claims := await self.store.hold_requested(self.id, SETTLE_BATCH):
+            await self._settle_all(claims, lambda claim: Tick())
         count = 0
         while claims := await self.store.hold_orphans(self.id, SETTLE_BATCH):
             await self._settle_all(claims, lambda claim: Interrupted(claim.previous_owner or "unknown"))
@@ -324,19 +450,22 @@ class Worker:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _settle_all(self, claims: Sequence[Claim], happening: Callable[[Claim], Any]) -> None:
+    async def _settle_all(self, claims: Sequence[Claim], happening: Callable[[Claim], Happening]) -> None:
         """Settle many at once, so that their commits are grouped. One that fails does not hold up the others."""
         results = await asyncio.gather(
             *(self._settler.settle(claim, [happening(claim)]) for claim in claims), return_exceptions=True
         )
         for claim, result in zip(claims, results, strict=True):
-            if isinstance(result, BaseException) and not isinstance(result, LeaseLost):
+            if isinstance(result, StoreUnavailable):
+                self.note_store_error(result)
+                self.settle_later(claim, [happening(claim)])
+            elif isinstance(result, BaseException) and not isinstance(result, LeaseLost):
                 logger.error("job %s could not be settled: %s", claim.job_id, result, extra={"job_id": claim.job_id})
         self._queue_changed.set()
 
     async def _thread_ended(self, job_id: str) -> None:
         try:
-            await self.store.thread_ended(job_id)
+            await self.patiently(lambda: self.store.thread_ended(job_id))
         except StoreError as error:
             logger.warning("the end of a thread of job %s was not recorded: %s", job_id, error)
 

@@ -1,7 +1,7 @@
 """The machine, pure: `decide` says what follows, `apply` changes the state, `fold` reads a history."""
 
 from openagents_json.job.machine.apply import apply, fold
-from openagents_json.job.machine.decide import Admit, Call, Decision, create, decide, error_info, no_slots
+from openagents_json.job.machine.decide import create, decide
 from openagents_json.job.machine.happenings import (
     AttemptFailed,
     AttemptStopped,
@@ -14,33 +14,50 @@ from openagents_json.job.machine.happenings import (
     Tick,
     Verb,
 )
+from openagents_json.job.machine.names import ScopeNames, step_output
 from openagents_json.job.machine.requests import allowed_verbs, is_repeated, refuse
 from openagents_json.job.machine.state import (
     FOLD_VERSION,
     JobState,
-    ScopeNames,
     StepRun,
     decode_snapshot,
     encode_snapshot,
     new_state,
-    step_output,
+)
+from openagents_json.job.machine.turn import (
+    DEFAULT_CLEANUP_US,
+    Admit,
+    Call,
+    Child,
+    ChildSpec,
+    Decision,
+    Post,
+    Spawn,
+    error_info,
+    no_children,
+    no_slots,
 )
 
 __all__ = [
+    "DEFAULT_CLEANUP_US",
     "FOLD_VERSION",
     "Admit",
     "AttemptFailed",
     "AttemptStopped",
     "AttemptSucceeded",
     "Call",
+    "Child",
+    "ChildSpec",
     "Claimed",
     "Decision",
     "Happening",
     "Interrupted",
     "JobState",
+    "Post",
     "Released",
     "Requested",
     "ScopeNames",
+    "Spawn",
     "StepRun",
     "Tick",
     "Verb",
@@ -54,6 +71,7 @@ __all__ = [
     "fold",
     "is_repeated",
     "new_state",
+    "no_children",
     "no_slots",
     "refuse",
     "step_output",

@@ -1,20 +1,35 @@
 """apply(state, event): the only writer of a job's state. Evaluates nothing, reads no clock, O(1) per event.
 
-Readiness is kept by counters: when a run ends, its followers wait for one less, its scope has one node less to end,
-and a scope that ends lets its container open the next item or close. So the same history gives the same state, live
-or folded.
+One rule for each type of event; what they do to scopes and counters is in `scopes`. So the same history gives the same
+state, live or folded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from openagents_json.errors import StoreError
 from openagents_json.job.events import Event
-from openagents_json.job.machine.state import FINALLY, ROOT, JobState, Scope, StepRun, new_state
-from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
-from openagents_json.workflow.graph import Plan
+from openagents_json.job.machine.scopes import (
+    begin,
+    delay,
+    end_run,
+    end_scope_if_done,
+    fail_inside,
+    halt,
+    let_go,
+    open_container,
+    open_inner,
+    open_next_item,
+    open_next_undo,
+    open_scope,
+    set_deadline,
+    stop_inside,
+    undelay,
+)
+from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, Data, JobState, Scope, StepRun, new_state
+from openagents_json.job.model import JobStatus, StepStatus
+from openagents_json.workflow.plan import Plan
 
 
 def apply(state: JobState, event: Event) -> None:
@@ -34,8 +49,6 @@ def fold(plan: Plan, events: Iterable[Event], start: JobState | None = None) -> 
     return state
 
 
-Data = dict[str, Any]
-
 # ── the job ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -48,8 +61,9 @@ def _created(state: JobState, data: Data, event: Event) -> None:
     state.metadata = data["metadata"]
     state.tags = data["tags"]
     state.start_at_us = data.get("start_at_us")
+    state.parent = data.get("parent")
     state.created_us = event.at_us
-    _open_scope(state, Scope(ROOT, "", "", 0, [], 0, 0.0), 1.0)
+    open_scope(state, Scope(ROOT, "", "", ""), 1.0)
 
 
 def _queued(state: JobState, data: Data, event: Event) -> None:
@@ -62,12 +76,16 @@ def _queued(state: JobState, data: Data, event: Event) -> None:
 def _started(state: JobState, data: Data, event: Event) -> None:
     state.status = JobStatus.RUNNING
     state.worker = data["worker"]
+    state.wake_us = None
     if state.started_us is None:
         state.started_us = event.at_us
+    if (deadline := data.get("deadline_us")) is not None:
+        set_deadline(state, ROOT, deadline)
 
 
 def _pause_requested(state: JobState, data: Data, event: Event) -> None:
     state.pause_requested = True
+    state.pause = {"by": data["by"], "reason": data["reason"], "at_us": event.at_us}
 
 
 def _pause_withdrawn(state: JobState, data: Data, event: Event) -> None:
@@ -87,10 +105,13 @@ def _resumed(state: JobState, data: Data, event: Event) -> None:
 
 def _cancel_requested(state: JobState, data: Data, event: Event) -> None:
     state.cancel = {"by": data["by"], "reason": data["reason"], "force": data["force"]}
+    state.cancel_us = state.cancel_us or event.at_us
     state.pause_requested = False
-    _halt(state, state.scopes[ROOT])
-    if data["force"] and FINALLY in state.scopes:
-        _halt(state, state.scopes[FINALLY])
+    state.deadlines.pop(ROOT, None)
+    halt(state, state.scopes[ROOT])
+    if data["force"]:
+        _end_cleanup(state, UNDO)
+        _end_cleanup(state, FINALLY)
 
 
 def _priority_changed(state: JobState, data: Data, event: Event) -> None:
@@ -108,10 +129,43 @@ def _worker_lost(state: JobState, data: Data, event: Event) -> None:
     state.worker = None
 
 
+def _timed_out(state: JobState, data: Data, event: Event) -> None:
+    state.deadlines.pop(ROOT, None)
+    root = state.scopes[ROOT]
+    root.error = data["error"]
+    stop_inside(state, root)
+    end_scope_if_done(state, root)
+
+
+def _compensation_started(state: JobState, data: Data, event: Event) -> None:
+    _decide_outcome(state, JobStatus(data["outcome"]), data)
+    state.closing.pop(ROOT, None)
+    set_deadline(state, UNDO, data["deadline_us"])
+    open_next_undo(state)
+
+
 def _finally_started(state: JobState, data: Data, event: Event) -> None:
     _decide_outcome(state, JobStatus(data["outcome"]), data)
     state.closing.pop(ROOT, None)
-    _open_scope(state, Scope(FINALLY, "", "", 0, [], 0, 0.0), 0.0)
+    state.closing.pop(UNDO, None)
+    state.deadlines.pop(UNDO, None)
+    set_deadline(state, FINALLY, data["deadline_us"])
+    open_scope(state, Scope(FINALLY, "", "", ""), 0.0)
+
+
+def _cleanup_timed_out(state: JobState, data: Data, event: Event) -> None:
+    part = UNDO if data["part"] == "compensation" else FINALLY
+    state.errors.append(data["error"])
+    _end_cleanup(state, part)
+
+
+def _end_cleanup(state: JobState, part: str) -> None:
+    """Nothing more of the compensation or the finally steps starts, and what runs of them is told to stop."""
+    state.deadlines.pop(part, None)
+    state.undo_ended = state.undo_ended or part == UNDO
+    key = state.undoing if part == UNDO else FINALLY
+    if key is not None and key in state.scopes:
+        halt(state, state.scopes[key])
 
 
 def _completed(state: JobState, data: Data, event: Event) -> None:
@@ -128,6 +182,7 @@ def _cancelled(state: JobState, data: Data, event: Event) -> None:
 
 def _decide_outcome(state: JobState, outcome: JobStatus, data: Data) -> None:
     state.outcome = outcome
+    state.deadlines.pop(ROOT, None)
     if data.get("outputs") is not None:
         state.outputs = data["outputs"]
     if data.get("error") is not None and data["error"] not in state.errors:
@@ -143,6 +198,10 @@ def _finish(state: JobState, status: JobStatus, data: Data, event: Event) -> Non
     state.start_at_us = None
     state.pause_requested = False
     state.current_step = None
+    state.deadlines.clear()
+    state.awaiting.clear()
+    state.in_doubt.clear()
+    state.children.clear()
     for path in state.ready:
         del state.runs[path]
     for scope in state.scopes.values():
@@ -161,7 +220,7 @@ def _finish(state: JobState, status: JobStatus, data: Data, event: Event) -> Non
 def _attempt_started(state: JobState, data: Data, event: Event) -> None:
     run = state.runs[data["path"]]
     if run.started_us is None:
-        _begin(state, run, event)
+        begin(state, run, event)
     if data["attempt"] == 1 or "inputs" in data:
         run.inputs = data.get("inputs", {})
     run.component = data["component"]
@@ -189,21 +248,21 @@ def _attempt_failed(state: JobState, data: Data, event: Event) -> None:
     due = data.get("retry_at_us")
     if due is not None:
         run.status = StepStatus.RETRYING
-        state.delayed[run.path] = due
+        delay(state, run, due)
 
 
 def _attempt_cancelled(state: JobState, data: Data, event: Event) -> None:
-    _end_run(state, _attempt_ended(state, data), StepStatus.CANCELLED, event)
+    end_run(state, _attempt_ended(state, data), StepStatus.CANCELLED, event)
 
 
 def _attempt_lost(state: JobState, data: Data, event: Event) -> None:
     run = _attempt_ended(state, data)
     run.lost += 1
-    if state.scopes[run.scope].is_stopped:
-        _end_run(state, run, StepStatus.CANCELLED, event)
+    if state.scopes[run.scope].is_cut:
+        end_run(state, run, StepStatus.CANCELLED, event)
     else:
         run.status = StepStatus.RETRYING
-        state.delayed[run.path] = event.at_us
+        delay(state, run, event.at_us)
 
 
 # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,166 +273,165 @@ def _step_completed(state: JobState, data: Data, event: Event) -> None:
     if run.live:
         run.live = False
         state.live -= 1
-    run.output = data.get("output")
-    run.error = None
+    if "signal" in data:  # the payload stands in the history once, where it was received
+        run.output = state.mailbox[data["signal"]].pop(data["letter"])["payload"]
+        if not state.mailbox[data["signal"]]:
+            del state.mailbox[data["signal"]]
+    else:
+        run.output = data.get("output")
+    if run.handler is None:
+        run.error = None
     state.deaths = 0
-    _end_run(state, run, StepStatus.COMPLETED, event)
+    if state.node(run).undo is not None and run.handler is None:  # of a caught error there is nothing to undo
+        state.undone.append(run.path)
+    end_run(state, run, StepStatus.COMPLETED, event)
 
 
 def _step_failed(state: JobState, data: Data, event: Event) -> None:
     run = state.runs[data["path"]]
     run.error = data["error"]
-    _end_run(state, run, StepStatus.FAILED, event)
+    end_run(state, run, StepStatus.FAILED, event, is_tolerated=bool(data.get("continued")))
 
 
 def _step_skipped(state: JobState, data: Data, event: Event) -> None:
-    _end_run(state, state.runs[data["path"]], StepStatus.SKIPPED, event)
+    end_run(state, state.runs[data["path"]], StepStatus.SKIPPED, event)
 
 
 def _step_cancelled(state: JobState, data: Data, event: Event) -> None:
-    _end_run(state, state.runs[data["path"]], StepStatus.CANCELLED, event)
+    end_run(state, state.runs[data["path"]], StepStatus.CANCELLED, event)
 
 
 def _step_expanded(state: JobState, data: Data, event: Event) -> None:
-    run = state.runs[data["path"]]
-    _begin(state, run, event)
-    run.status = StepStatus.RUNNING
+    run = open_container(state, data, event)
     run.count = data["count"]
     run.items = data.get("items")
     wanted = state.node(run).step.concurrency or run.count
     for _ in range(min(wanted, run.count)):
-        _open_next_item(state, run)
+        open_next_item(state, run)
     if run.count == 0:
         state.closing[run.path] = None
 
 
-# ── scopes and counters ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _open_scope(state: JobState, scope: Scope, weight: float) -> None:
-    """Let a new scope begin; `weight` is the share of the job's progress that all its nodes together stand for."""
-    state.scopes[scope.key] = scope
-    block = state.scope_block(scope)
-    scope.waits = list(block.waits)
-    scope.left = len(block.nodes)
-    scope.weight = weight / scope.left
-    for index in block.starts:
-        _make_ready(state, scope, block.nodes[index].id)
-
-
-def _open_next_item(state: JobState, run: StepRun) -> None:
-    index = run.opened
-    run.opened += 1
-    run.open.add(index)
-    weight = state.scopes[run.scope].weight / run.count
-    _open_scope(state, Scope(f"{run.path}[{index}]", run.path, run.step_id, index, [], 0, 0.0), weight)
-
-
-def _make_ready(state: JobState, scope: Scope, step_id: str) -> None:
-    path = scope.prefix + step_id
-    state.runs[path] = StepRun(path, step_id, scope.key)
-    state.ready[path] = None
-    state.agenda.append(path)
-    scope.ready += 1
-
-
-def _leave_ready(state: JobState, run: StepRun) -> None:
-    if run.path in state.ready:
-        del state.ready[run.path]
-        state.scopes[run.scope].ready -= 1
-
-
-def _begin(state: JobState, run: StepRun, event: Event) -> None:
-    _leave_ready(state, run)
-    run.started_us = event.at_us
-    state.scopes[run.scope].active.add(run.path)
-
-
-def _end_run(state: JobState, run: StepRun, status: StepStatus, event: Event) -> None:
-    """A run has ended: count it out of its scope, wake its followers, and end the scope if it was the last."""
-    scope = state.scopes[run.scope]
-    _leave_ready(state, run)
-    run.status = status
-    run.ended_us = event.at_us
-    if run.inputs:
-        run.inputs = {}
-    state.delayed.pop(run.path, None)
-    state.closing.pop(run.path, None)
-    scope.active.discard(run.path)
-    scope.left -= 1
-    _credit(state, scope, scope.weight - run.credited)
-    if status == StepStatus.FAILED:
-        if scope.key == FINALLY and run.error is not None:
-            state.errors.append(run.error)
-        if scope.error is None:
-            scope.error = run.error
-            _stop_inside(state, scope)
-    if not scope.is_stopped:
-        for index in state.node(run).followers:
-            scope.waits[index] -= 1
-            if scope.waits[index] == 0:
-                _make_ready(state, scope, state.scope_block(scope).nodes[index].id)
-    _end_scope_if_done(state, scope)
-
-
-def _credit(state: JobState, scope: Scope, share: float) -> None:
-    """Add to the job's progress, and to what the enclosing containers have given, so that nothing counts twice."""
-    state.progress = min(state.progress + share, 1.0)
-    while scope.owner:
-        container = state.runs[scope.owner]
-        container.credited += share
-        scope = state.scopes[container.scope]
-
-
-def _end_scope_if_done(state: JobState, scope: Scope) -> None:
-    if scope.ended or scope.active or (scope.left and not scope.is_stopped):
-        return
-    scope.ended = True
-    scope.waits = []
-    if not scope.owner:
-        state.closing[scope.key] = None
-        return
-    run = state.runs[scope.owner]
-    run.open.discard(scope.index)
-    if scope.error is not None:
-        _item_failed(state, run, scope.index, scope.error)
-    if run.failing is None and run.opened < run.count and not state.scopes[run.scope].is_stopped:
-        _open_next_item(state, run)
-    if not run.open:
+def _step_chosen(state: JobState, data: Data, event: Event) -> None:
+    run = open_container(state, data, event)
+    run.chosen = data["case"]
+    if run.chosen is None:
         state.closing[run.path] = None
+    else:
+        open_inner(state, run, run.chosen, state.scopes[run.scope].weight)
 
 
-def _item_failed(state: JobState, run: StepRun, index: int, error: ErrorInfo) -> None:
-    if state.node(run).step.on_item_error != "fail":
-        run.item_errors.append({"index": index, "error": error})
-    elif run.failing is None:
-        run.failing = error
-        for other in sorted(run.open):
-            _halt(state, state.scopes[f"{run.path}[{other}]"])
+def _step_forked(state: JobState, data: Data, event: Event) -> None:
+    run = open_container(state, data, event)
+    branches = state.node(run).step.parallel or {}
+    for label in branches:
+        open_inner(state, run, label, state.scopes[run.scope].weight / len(branches))
 
 
-def _halt(state: JobState, scope: Scope) -> None:
-    """Tell a scope from outside to stop."""
-    if not scope.ended and not scope.halted:
-        scope.halted = True
-        _stop_inside(state, scope)
-        _end_scope_if_done(state, scope)
+def _step_iterated(state: JobState, data: Data, event: Event) -> None:
+    if data["iteration"] == 0:
+        run = open_container(state, data, event)
+        run.initial = data.get("initial")
+    else:
+        run = state.runs[data["path"]]
+        undelay(state, run)
+        state.closing.pop(run.path, None)
+        run.status = StepStatus.RUNNING
+    run.count = data["iteration"] + 1
+    repeat = state.node(run).step.repeat
+    assert repeat is not None
+    open_inner(state, run, str(data["iteration"]), state.scopes[run.scope].weight / repeat.max_iterations)
 
 
-def _stop_inside(state: JobState, scope: Scope) -> None:
-    """A scope has just stopped: what is ready never starts, what is active is told (by decide) or halted."""
-    if scope.ready:
-        for path in [path for path in state.ready if state.runs[path].scope == scope.key]:
-            del state.ready[path]
-            del state.runs[path]
-        scope.ready = 0
-    for path in sorted(scope.active):
-        run = state.runs[path]
-        if state.node(run).body is None:
-            state.to_stop.append(path)
-        else:
-            for index in sorted(run.open):
-                _halt(state, state.scopes[f"{path}[{index}]"])
+def _step_waiting(state: JobState, data: Data, event: Event) -> None:
+    run = state.runs[data["path"]]
+    if run.path not in state.scopes[run.scope].active:
+        begin(state, run, event)
+    undelay(state, run)
+    state.closing.pop(run.path, None)
+    run.attempt = max(run.attempt, data.get("attempt", 1))
+    run.status = StepStatus.WAITING
+    state.current_step = run.path
+    if "signal" in data:
+        run.signal = data["signal"]
+        state.awaiting.setdefault(run.signal, {})[run.path] = None
+        if (deadline := data.get("deadline_us")) is not None:
+            set_deadline(state, run.path, deadline)
+    else:
+        delay(state, run, data["until_us"])
+
+
+def _step_retrying(state: JobState, data: Data, event: Event) -> None:
+    """A container, a signal or a child failed and will be begun again."""
+    run = state.runs[data["path"]]
+    let_go(state, run)
+    run.error = data["error"]
+    run.failing = None
+    run.status = StepStatus.RETRYING
+    delay(state, run, data["retry_at_us"])
+
+
+def _step_caught(state: JobState, data: Data, event: Event) -> None:
+    run = state.runs[data["path"]]
+    if run.path not in state.scopes[run.scope].active:
+        begin(state, run, event)
+    let_go(state, run)
+    run.error = data["error"]
+    run.failing = None
+    run.handler = data["handler"]
+    run.status = StepStatus.RUNNING
+    open_inner(state, run, f"catch{run.handler}", 0.0)
+
+
+def _step_timed_out(state: JobState, data: Data, event: Event) -> None:
+    run = state.runs[data["path"]]
+    state.deadlines.pop(run.path, None)
+    fail_inside(state, run, data["error"], at_once=True)
+
+
+def _step_in_doubt(state: JobState, data: Data, event: Event) -> None:
+    run = _attempt_ended(state, data)
+    run.error = data["error"]
+    run.in_doubt = True
+    run.status = StepStatus.WAITING
+    state.in_doubt[run.path] = None
+
+
+def _step_resolved(state: JobState, data: Data, event: Event) -> None:
+    run = state.runs[data["path"]]
+    run.in_doubt = False
+    state.in_doubt.pop(run.path, None)
+    if data["how"] == "retry":
+        run.status = StepStatus.RETRYING
+        delay(state, run, event.at_us)
+
+
+# ── signals and children ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _signal_received(state: JobState, data: Data, event: Event) -> None:
+    state.mailbox.setdefault(data["name"], []).append({"at_us": event.at_us, "payload": data["payload"]})
+    state.schedule(event.at_us, "signal", data["name"])
+
+
+def _child_started(state: JobState, data: Data, event: Event) -> None:
+    run = state.runs[data["path"]]
+    if run.path not in state.scopes[run.scope].active:
+        begin(state, run, event)
+    undelay(state, run)
+    run.attempt = data["attempt"]
+    run.status = StepStatus.RUNNING
+    run.child = data["child_id"]
+    state.current_step = run.path
+    if not data.get("detached"):
+        state.children[data["child_id"]] = run.path
+        if (deadline := data.get("deadline_us")) is not None:
+            set_deadline(state, run.path, deadline)
+
+
+def _child_ended(state: JobState, data: Data, event: Event) -> None:
+    path = state.children.pop(data["child_id"])
+    state.deadlines.pop(path, None)
 
 
 _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
@@ -389,7 +447,10 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "job.priority_changed": _priority_changed,
     "job.waiting": _waiting,
     "job.worker_lost": _worker_lost,
+    "job.timed_out": _timed_out,
+    "job.compensation_started": _compensation_started,
     "job.finally_started": _finally_started,
+    "job.cleanup_timed_out": _cleanup_timed_out,
     "job.completed": _completed,
     "job.failed": _failed,
     "job.cancelled": _cancelled,
@@ -402,4 +463,16 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "step.skipped": _step_skipped,
     "step.cancelled": _step_cancelled,
     "step.expanded": _step_expanded,
+    "step.chosen": _step_chosen,
+    "step.forked": _step_forked,
+    "step.iterated": _step_iterated,
+    "step.waiting": _step_waiting,
+    "step.retrying": _step_retrying,
+    "step.caught": _step_caught,
+    "step.timed_out": _step_timed_out,
+    "step.in_doubt": _step_in_doubt,
+    "step.resolved": _step_resolved,
+    "signal.received": _signal_received,
+    "child.started": _child_started,
+    "child.ended": _child_ended,
 }

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from openagents_json.job.model import ErrorInfo
 from openagents_json.workflow.model import Retry
 
-Verb = Literal["start", "pause", "resume", "cancel", "set_priority"]
+Verb = Literal["start", "pause", "resume", "cancel", "set_priority", "signal", "resolve_step", "child_ended"]
 
 
 @dataclass(frozen=True, slots=True)

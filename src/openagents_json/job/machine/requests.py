@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from openagents_json.errors import InvalidTransition
 from openagents_json.job.machine.happenings import Verb
 from openagents_json.job.machine.state import FINALLY, JobState
 from openagents_json.job.model import JobStatus
+from openagents_json.workflow import limits
 
 _ALLOWED: dict[JobStatus, tuple[str, ...]] = {
-    JobStatus.CREATED: ("start", "cancel", "set_priority", "delete"),
-    JobStatus.QUEUED: ("pause", "cancel", "set_priority"),
-    JobStatus.RUNNING: ("pause", "cancel", "set_priority"),
-    JobStatus.WAITING: ("pause", "cancel", "set_priority"),
-    JobStatus.PAUSED: ("resume", "cancel", "set_priority"),
+    JobStatus.CREATED: ("start", "cancel", "set_priority", "signal", "delete"),
+    JobStatus.QUEUED: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
+    JobStatus.RUNNING: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
+    JobStatus.WAITING: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
+    JobStatus.PAUSED: ("resume", "cancel", "set_priority", "signal", "resolve_step"),
     JobStatus.COMPLETED: ("delete",),
     JobStatus.FAILED: ("delete",),
     JobStatus.CANCELLED: ("delete",),
@@ -22,7 +26,7 @@ _ALLOWED: dict[JobStatus, tuple[str, ...]] = {
 def allowed_verbs(status: JobStatus, pause_requested: bool = False) -> tuple[str, ...]:
     """The verbs that work on a job of this status."""
     if pause_requested and status == JobStatus.RUNNING:
-        return ("resume", "cancel", "set_priority")
+        return ("resume", "cancel", "set_priority", "signal", "resolve_step")
     return _ALLOWED[status]
 
 
@@ -30,19 +34,41 @@ def is_repeated(verb: Verb, status: JobStatus, pause_requested: bool) -> bool:
     """Whether what is asked for is already so: then the request is harmless and changes nothing."""
     if verb == "pause":
         return status == JobStatus.PAUSED or pause_requested
+    if verb == "resume":  # the second time, or after a stop: a job that a worker gave back is QUEUED, not PAUSED
+        return status in (JobStatus.QUEUED, JobStatus.RUNNING) and not pause_requested
     return verb == "cancel" and status == JobStatus.CANCELLED
 
 
-def refuse(state: JobState, verb: Verb) -> None:
+def refuse(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> None:
     """`InvalidTransition` when the state does not allow the verb; nothing when it does or is repeated."""
     status, marked = state.status, state.pause_requested
-    if is_repeated(verb, status, marked):
+    if is_repeated(verb, status, marked) or (verb == "child_ended" and not status.is_final):
         return
-    why = ""
-    if verb == "pause" and state.cancel is not None:
-        why = "it is being cancelled"
-    elif verb == "pause" and FINALLY in state.scopes:
-        why = "its finally steps are running"
-    elif verb in allowed_verbs(status, marked):
+    allowed = allowed_verbs(status, marked)
+    why = _why_not_now(state, verb, arguments)
+    if verb in allowed and not why:
         return
-    raise InvalidTransition(state.job_id, verb.replace("_", " "), status, allowed_verbs(status, marked), why)
+    if verb == "cancel" and why:
+        allowed = ("cancel with force",)
+    allowed = tuple(one for one in allowed if one != verb)
+    raise InvalidTransition(state.job_id, verb.replace("_", " "), status, allowed, why)
+
+
+def _why_not_now(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> str:
+    """What the status alone does not tell; empty if there is nothing."""
+    if state.is_final:
+        return ""
+    if verb == "pause":
+        if state.cancel is not None:
+            return "it is being cancelled"
+        if state.outcome is not None:
+            part = "finally steps are running" if FINALLY in state.scopes else "completed steps are being undone"
+            return f"its {part}"
+    elif verb == "cancel" and state.outcome not in (None, JobStatus.CANCELLED) and not arguments.get("force"):
+        part = "finally steps are running" if FINALLY in state.scopes else "completed steps are being undone"
+        return f"its outcome is {state.outcome} and its {part}"
+    elif verb == "signal" and sum(map(len, state.mailbox.values())) >= limits.SIGNALS_KEPT:
+        return f"it has {limits.SIGNALS_KEPT} signals that no step has taken"
+    elif verb == "resolve_step" and arguments["path"] not in state.in_doubt:
+        return f"no step {arguments['path']} of it is in doubt"
+    return ""

@@ -6,21 +6,22 @@ which are worth nothing after it (a fold starts with them empty and `decide` fin
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from openagents_json.errors import StoreError
 from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
-from openagents_json.jsondata import FrozenDict, freeze
-from openagents_json.workflow.expressions import Template
-from openagents_json.workflow.graph import Block, Node, Plan
+from openagents_json.workflow.plan import Block, Node, Plan
 
 FOLD_VERSION = 1  # raised when the meaning of a snapshot changes; older snapshots are then ignored
 ROOT = ""  # key of the scope of the definition's steps
 FINALLY = "$finally"  # key of the scope of the finally steps
+UNDO = "$undo"  # stands for the compensation as a whole; each undo has a scope of its own
+UNDO_LABEL = "undo"
+Data = dict[str, Any]  # of an event
 
 
 class StepRun(msgspec.Struct):
@@ -30,7 +31,7 @@ class StepRun(msgspec.Struct):
     step_id: str
     scope: str  # key of the scope it belongs to
     status: StepStatus = StepStatus.PENDING
-    attempt: int = 0  # number of the latest attempt, 1…
+    attempt: int = 0  # number of the latest attempt, 1…; of a container, how often it was begun
     lost: int = 0  # attempts that ended with their worker; they do not count as tries
     token: int = 0  # event number of the latest attempt.started: the fencing token
     live: bool = False  # an attempt is on: from attempt.started to its end
@@ -40,39 +41,69 @@ class StepRun(msgspec.Struct):
     ended_us: int | None = None
     output: Any = None
     error: ErrorInfo | None = None
+    in_doubt: bool = False  # whether its effect happened is unknown; somebody has to say (resolve_step)
+    signal: str | None = None  # name of the signal that it waits for
+    child: str | None = None  # id of the child job that it waits for
+    handler: int | None = None  # the entry of `catch` that has taken its error
+    # of a container, and of a step whose handler runs
+    open: set[str] = set()  # labels of the scopes inside that have not ended
+    failing: ErrorInfo | None = None  # why it will fail once everything inside has ended
+    credited: float = 0.0  # how much of the job's progress its nested steps have given so far
     # of a foreach
     items: list[Any] | None = None  # None: the definition's expression only refers to a recorded list
-    count: int = 0
+    count: int = 0  # of items; of a repeat, iterations begun
     opened: int = 0  # items whose scope was opened; they open in order
-    open: set[int] = set()  # indexes of items that have not ended
-    failing: ErrorInfo | None = None  # the first item's error in mode "fail"
     item_errors: list[dict[str, Any]] = []  # {"index", "error"} in modes "skip" and "collect"
-    credited: float = 0.0  # how much of the job's progress its nested steps have given so far
+    # of the other containers
+    chosen: str | None = None  # label of the case that a switch has taken
+    initial: Any = None  # what `last` is in the first iteration of a repeat
+    won: int = 0  # branches of a parallel that ended well
+    broken: int = 0  # branches that failed
+
+    def inner(self, label: str) -> str:
+        """Key of the scope with that label inside this run. A container that is retried opens new ones."""
+        is_first = self.attempt <= 1 or label.startswith("catch")
+        return f"{self.path}[{label}]" if is_first else f"{self.path}~{self.attempt}[{label}]"
 
 
 class Scope(msgspec.Struct):
-    """One running through a block: the definition's steps, one item of a foreach, or the finally steps."""
+    """One running through a block: the definition's steps, an item, iteration, case, branch, handler, undo, or the
+    finally steps."""
 
     key: str
-    owner: str  # path of the container's run; "" for the two top scopes
-    step_id: str  # id of the container step
-    index: int  # of the item
-    waits: list[int]  # for each node, how many others it still waits for
-    left: int  # nodes that have not ended
-    weight: float  # share of the job's progress that each node stands for
+    owner: str  # path of the run it belongs to; "" for the two top scopes
+    step_id: str  # id of the owner's step
+    label: str  # which of the owner's scopes: index of the item or iteration, case, branch, catch0 …, undo
+    waits: list[int] = []  # for each node, how many others it still waits for
+    left: int = 0  # nodes that have not ended
+    weight: float = 0.0  # share of the job's progress that each node stands for
     active: set[str] = set()  # paths of runs that started and have not ended
     ready: int = 0  # how many paths of this scope stand in JobState.ready
-    error: ErrorInfo | None = None  # the first failure: nothing more starts here
-    halted: bool = False  # told to stop from outside: nothing more starts here
+    error: ErrorInfo | None = None  # the first failure: no further step starts here
+    winding: bool = False  # after a failure: what runs may finish (`fail_fast: false`)
+    halted: bool = False  # told to stop from outside
     ended: bool = False
 
     @property
     def is_stopped(self) -> bool:
+        """Whether no further step starts here."""
         return self.halted or self.error is not None
 
     @property
-    def prefix(self) -> str:
-        return f"{self.key}." if self.owner else ""
+    def is_cut(self) -> bool:
+        """Whether what runs here is to stop as well."""
+        return self.halted or (self.error is not None and not self.winding)
+
+    @property
+    def ended_well(self) -> bool:
+        return self.ended and not self.is_stopped
+
+    def path_of(self, step_id: str) -> str:
+        """Path of the run of a step in this scope. A call that undoes and a child that stands for an item have ids
+        with a bracket: they are all there is in their scope, and bear its name."""
+        if not self.owner:
+            return step_id
+        return self.key if step_id.endswith("]") else f"{self.key}.{step_id}"
 
 
 class Folded(msgspec.Struct):
@@ -94,7 +125,9 @@ class Folded(msgspec.Struct):
     worker: str | None = None  # who runs it, while it is RUNNING
     deaths: int = 0  # workers that died under it since the last recorded progress
     pause_requested: bool = False
+    pause: dict[str, Any] | None = None  # {"by", "reason", "at_us"} of the last request
     cancel: dict[str, Any] | None = None  # {"by", "reason", "force"} once requested
+    cancel_us: int | None = None  # when it was requested first
     outcome: JobStatus | None = None  # decided when the finally steps begin, or with the final event
     outputs: dict[str, Any] = {}
     errors: list[ErrorInfo] = []
@@ -104,7 +137,16 @@ class Folded(msgspec.Struct):
     scopes: dict[str, Scope] = {}
     ready: dict[str, None] = {}  # paths whose dependencies have ended and that nothing was recorded of yet, in order
     closing: dict[str, None] = {}  # containers (and ROOT, FINALLY) whose inside has ended
-    delayed: dict[str, int] = {}  # path → time of its next attempt
+    delayed: dict[str, int] = {}  # path → when it goes on: next attempt or iteration, end of a wait
+    deadlines: dict[str, int] = {}  # path (or ROOT, UNDO, FINALLY) → when it has taken too long
+    awaiting: dict[str, dict[str, None]] = {}  # signal name → paths of the steps that wait for it, in order
+    mailbox: dict[str, list[Any]] = {}  # signal name → payloads that no step has taken, in order
+    children: dict[str, str] = {}  # attached child jobs that have not ended → path of their step
+    in_doubt: dict[str, None] = {}  # paths of runs that somebody has to resolve
+    parent: dict[str, Any] | None = None  # {"job_id", "path", "depth", "detached"} of a child
+    undone: list[str] = []  # paths of completed runs that have a `compensate`, in order of completion
+    undoing: str | None = None  # key of the scope of the undo that is on
+    undo_ended: bool = False  # nothing more is undone: force, or the deadline
     live: int = 0  # attempts that are on
     current_step: str | None = None
     progress: float = 0.0  # 0 … 1, never falls
@@ -119,6 +161,8 @@ class JobState(Folded):
     startable: dict[str, Any] = {}  # turn: steps that only wait for a slot → their attempt.started, once prepared
     to_stop: list[str] = []  # turn: active runs of scopes that were stopped
     views: dict[str, Any] = {}  # cache: frozen outputs, item lists and item views by path
+    # cache: heap of (time, what, path or signal name); entries that `delayed`, `deadlines` … do not confirm are stale
+    agenda_of_times: list[tuple[int, str, str]] = []
 
     @property
     def is_final(self) -> bool:
@@ -126,9 +170,7 @@ class JobState(Folded):
 
     def scope_block(self, scope: Scope) -> Block:
         if scope.owner:
-            body = self.plan.nodes[scope.step_id].body
-            assert body is not None
-            return body
+            return self.plan.nodes[scope.step_id].block_of(scope.label)
         if scope.key == FINALLY:
             assert self.plan.finally_block is not None
             return self.plan.finally_block
@@ -137,15 +179,46 @@ class JobState(Folded):
     def node(self, run: StepRun) -> Node:
         return self.plan.nodes[run.step_id]
 
-    def next_due_us(self) -> int | None:
-        """When the earliest delayed attempt is due."""
-        return min(self.delayed.values()) if self.delayed else None
+    def schedule(self, at_us: int, what: str, name: str) -> None:
+        """Remember that something is due. `what` is delayed, deadline or signal."""
+        heapq.heappush(self.agenda_of_times, (at_us, what, name))
+
+    def next_due(self) -> tuple[int, str, str] | None:
+        """The earliest thing that is due or will be, as (when, what, path or signal name)."""
+        times = self.agenda_of_times
+        while times and not self._is_true(times[0]):
+            heapq.heappop(times)
+        return times[0] if times else None
+
+    def pop_due(self, now_us: int) -> tuple[int, str, str] | None:
+        """Take out the earliest thing that is due by now. What it stands for is done next, or it comes no more."""
+        due = self.next_due()
+        if due is None or due[0] > now_us:
+            return None
+        return heapq.heappop(self.agenda_of_times)
+
+    def _is_true(self, entry: tuple[int, str, str]) -> bool:
+        at_us, what, name = entry
+        if what == "signal":
+            return bool(self.mailbox.get(name) and self.awaiting.get(name))
+        return (self.delayed if what == "delayed" else self.deadlines).get(name) == at_us
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether a signal, a child or a decision can make it go on."""
+        return bool(self.awaiting or self.children or self.in_doubt)
 
     def rewind_turn(self) -> None:
         """Forget what belongs to a turn: everything ready and closing is looked at again."""
         self.agenda = deque(self.ready)
         self.startable = {}
         self.to_stop = []
+        self.agenda_of_times = [
+            *((at_us, "delayed", path) for path, at_us in self.delayed.items()),
+            *((at_us, "deadline", path) for path, at_us in self.deadlines.items()),
+            *((letters[0]["at_us"], "signal", name) for name, letters in self.mailbox.items() if letters),
+        ]
+        heapq.heapify(self.agenda_of_times)
 
 
 def new_state(plan: Plan) -> JobState:
@@ -173,145 +246,3 @@ def decode_snapshot(data: bytes, plan: Plan) -> JobState:
     state.plan = plan
     state.rewind_turn()
     return state
-
-
-# ── what expressions see ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-class ScopeNames:
-    """The names an expression can use at one place of a job (implements `expressions.Names`). All values frozen."""
-
-    __slots__ = ("_inputs", "_scope", "_secrets", "_state")
-
-    def __init__(
-        self, state: JobState, scope: Scope, secrets: Mapping[str, str] | None = None, inputs: Any = None
-    ) -> None:
-        self._state = state
-        self._scope = scope
-        self._secrets = secrets
-        self._inputs = inputs  # at the attempt: the inputs with their secrets resolved
-
-    def value(self, name: str) -> Any:
-        state = self._state
-        if name == "inputs":
-            return self._inputs if self._inputs is not None else _frozen(state, "#inputs", state.inputs)
-        if name == "item":
-            scope = self._item_scope()
-            return item_list(state, state.runs[scope.owner])[scope.index]
-        if name == "index":
-            return self._item_scope().index
-        if name == "job":
-            return freeze(
-                {
-                    "id": state.job_id,
-                    "workflow_id": state.workflow_id,
-                    "version": state.version,
-                    "created_at": state.created_us / 1_000_000,
-                    "outcome": None if state.outcome is None else str(state.outcome),
-                    "metadata": state.metadata,
-                    "error": state.errors[0] if state.errors else None,
-                }
-            )
-        raise KeyError(name)
-
-    def step(self, step_id: str) -> Mapping[str, Any]:
-        state = self._state
-        block = state.plan.nodes[step_id].block
-        scope = self._scope
-        while state.scope_block(scope) is not block:
-            scope = _enclosing(state, scope)
-        return step_view(state, scope.prefix + step_id)
-
-    def secret(self, name: str) -> str:
-        if self._secrets is None:
-            raise KeyError(name)
-        return self._secrets[name]
-
-    def _item_scope(self) -> Scope:
-        scope = self._scope
-        while not scope.owner:
-            if scope.key == ROOT:
-                raise KeyError("item")
-            scope = _enclosing(self._state, scope)
-        return scope
-
-
-_NOT_RUN: Mapping[str, Any] = freeze({"output": None, "success": False, "status": StepStatus.SKIPPED, "error": None})
-
-
-def step_view(state: JobState, path: str) -> Mapping[str, Any]:
-    """What `steps.<id>` is: {"output", "success", "status", "error"}, and "errors" for a foreach. Frozen.
-
-    Cached once the run has ended: a recorded result never changes. A step that never came to run reads as SKIPPED.
-    """
-    view = state.views.get(path)
-    if view is not None:
-        return view  # type: ignore[no-any-return]
-    run = state.runs.get(path)
-    if run is None:
-        return _NOT_RUN
-    frozen = FrozenDict(
-        output=freeze(step_output(state, run)),
-        success=run.status is StepStatus.COMPLETED,
-        status=run.status.value,
-        error=freeze(run.error),
-    )
-    if state.node(run).body is not None:
-        frozen = FrozenDict(frozen, errors=freeze(run.item_errors))
-    if run.ended_us is not None:
-        state.views[path] = frozen
-    return frozen
-
-
-def step_output(state: JobState, run: StepRun) -> Any:
-    """A run's output; a container's is a view over the recorded outputs of its items, in item order.
-
-    Mode "collect" has null where an item failed, mode "skip" leaves it out.
-    """
-    node = state.node(run)
-    if node.body is None:
-        return run.output
-    if run.status != StepStatus.COMPLETED:
-        return None
-    failed = {entry["index"] for entry in run.item_errors}
-    skip = node.step.on_item_error == "skip"
-    view: list[Any] = []
-    for index in range(run.count):
-        if index in failed:
-            if not skip:
-                view.append(None)
-        else:
-            view.append(block_output(state, state.scopes[f"{run.path}[{index}]"], node.body))
-    return view
-
-
-def block_output(state: JobState, scope: Scope, block: Block) -> Any:
-    """What a finished scope gives: its `output` expression, or its last step's output."""
-    template: Template | None = block.output
-    if template is not None:
-        return template.render(ScopeNames(state, scope))
-    return step_view(state, scope.prefix + block.nodes[-1].id)["output"]
-
-
-def item_list(state: JobState, run: StepRun) -> list[Any]:
-    """The items of an expanded foreach: recorded with it, or looked up where its expression refers to."""
-    if run.items is not None:
-        return _frozen(state, f"{run.path}#items", run.items)  # type: ignore[no-any-return]
-    template = state.node(run).items
-    assert template is not None
-    key = f"{run.path}#items"
-    if key not in state.views:
-        state.views[key] = template.render(ScopeNames(state, state.scopes[run.scope]))
-    return state.views[key]  # type: ignore[no-any-return]
-
-
-def _frozen(state: JobState, key: str, value: Any) -> Any:
-    if key not in state.views:
-        state.views[key] = freeze(value)
-    return state.views[key]
-
-
-def _enclosing(state: JobState, scope: Scope) -> Scope:
-    if scope.key == FINALLY:
-        return state.scopes[ROOT]
-    return state.scopes[state.runs[scope.owner].scope]

@@ -12,7 +12,7 @@ passes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,7 @@ class NewJob:
     tags: Sequence[str] = ()
     idempotency_key: str | None = None  # unique per workflow while the job is kept
     body_hash: str = ""  # workflow + inputs after defaults; compared when the key is used again
+    parent_id: str | None = None  # of an attached child: kept and deleted with that job, and inherits its queue time
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,8 @@ class Commit:
     """The next events of a job whose lease the caller has.
 
     The lease ends with it unless the row says RUNNING. `drained` names the inbox entries that these events answer.
+    `children` are accepted and `posts` put into the inboxes of other jobs in the same transaction; a post to a job that
+    is final or gone is dropped.
     """
 
     claim: Claim
@@ -134,6 +137,8 @@ class Commit:
     drained: Sequence[int] = ()
     snapshot: bytes | None = None
     abandoned: int = 0  # threads that these events give up
+    children: Sequence[NewJob] = ()
+    posts: Sequence[tuple[str, Request]] = ()  # (job id, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +155,12 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What became of a request: nobody held the job and the caller does now (`claim`), or `owner` will see to it."""
+    """What became of a request: nobody held the job and the caller does now (`claim`), or `owner` will see to it.
+    Neither: the job is final; `is_repeated` says whether the request's key was accepted before it was."""
 
     claim: Claim | None
     owner: str | None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +219,15 @@ class JobStore(ABC):
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
-    async def claim(self, worker: str, limit: int) -> list[Claim]:
-        """Take up to `limit` QUEUED jobs that nobody holds, those with the earliest virtual arrival time first."""
+    async def claim(self, worker: str, limit: int, without: Collection[str] = ()) -> list[Claim]:
+        """Take up to `limit` QUEUED jobs that nobody holds, those with the earliest virtual arrival time first.
+        `without` names definitions (by content hash) whose jobs are left to others."""
 
     @abstractmethod
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         """Put a request into the inbox; if nobody holds the job, take a lease of one commit in the same transaction.
-        None when there is no such job. A final job takes no requests: `Held(None, None)`. A key that was used for the
-        job before, drained or not, puts nothing in."""
+        None when there is no such job. A final job takes no new requests: `Held(None, None)`.
+        A key that was used for the job before, drained or not, puts nothing in."""
 
     @abstractmethod
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
@@ -228,6 +236,11 @@ class JobStore(ABC):
     @abstractmethod
     async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
         """Leases of one commit on jobs whose owner is dead."""
+
+    @abstractmethod
+    async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
+        """Leases of one commit on jobs that nobody holds and that have undrained requests: whoever put them there
+        went away before they were carried out."""
 
     @abstractmethod
     async def commit(self, commit: Commit) -> None:
@@ -274,12 +287,13 @@ class JobStore(ABC):
 
     @abstractmethod
     async def delete(self, job_id: str) -> bool:
-        """Delete a CREATED or final job that nobody holds, with all that belongs to it. False when there is none
-        such (unknown, or in another status)."""
+        """Delete a CREATED or final job that nobody holds, with its attached children and all that belongs to them.
+        False when there is none such (unknown, in another status, a child, or with a child that is not final)."""
 
     @abstractmethod
     async def delete_final(self, before_us: int, limit: int) -> int:
-        """Delete up to `limit` jobs that became final before that time; how many were."""
+        """Delete up to `limit` jobs that became final before that time; how many were. Attached children go with their
+        parent and are not counted."""
 
     @abstractmethod
     def has_foreign_changes(self) -> bool:
@@ -291,8 +305,8 @@ class JobStore(ABC):
 
 
 def summary_of(
-    *, job_id: str, workflow_id: str, version: str, row: JobRow, created_us: int, queued_us: int | None, abandoned: int,
-    idempotency_key: str | None, tags: Sequence[str],
+    *, job_id: str, workflow_id: str, version: str, definition: str, row: JobRow, created_us: int,
+    queued_us: int | None, abandoned: int, idempotency_key: str | None, tags: Sequence[str], parent_id: str | None,
 ) -> JobSummary:  # fmt: skip
     """The public copy of a row."""
     due = _moment(row.due_us)
@@ -300,6 +314,7 @@ def summary_of(
         id=job_id,
         workflow_id=workflow_id,
         version=version,
+        definition=definition,
         status=row.status,
         priority=JobPriority.of_rank(row.rank),
         created_at=as_datetime(created_us),
@@ -318,6 +333,7 @@ def summary_of(
         events=row.last_event,
         idempotency_key=idempotency_key,
         tags=tuple(tags),
+        parent_id=parent_id,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,7 +62,9 @@ class _Job:
                 return self.id
             case "workflow_id" | "version":
                 return getattr(self.new.definition, name)
-            case "idempotency_key" | "created_us":
+            case "definition":
+                return self.new.definition.hash
+            case "idempotency_key" | "created_us" | "parent_id":
                 return getattr(self.new, name)
             case "queued_us" | "abandoned":
                 return getattr(self, name)
@@ -77,12 +79,14 @@ class _Job:
             job_id=self.id,
             workflow_id=definition.workflow_id,
             version=definition.version,
+            definition=definition.hash,
             row=self.row,
             created_us=self.new.created_us,
             queued_us=self.queued_us,
             abandoned=self.abandoned,
             idempotency_key=self.new.idempotency_key,
             tags=self.new.tags,
+            parent_id=self.new.parent_id,
         )
 
 
@@ -97,6 +101,7 @@ class MemoryJobStore(JobStore):
         self.lease_s = lease_s
         self._jobs: dict[str, _Job] = {}
         self._definitions: dict[str, bytes] = {}
+        self._children: dict[str, list[str]] = {}  # job id → ids of its attached children
         self._keys: dict[tuple[str, str], str] = {}  # (workflow id, idempotency key) → job id
         self._queue: list[tuple[int, int, str]] = []  # heap of (sort_at, handle, id); stale entries are passed over
         self._due: list[tuple[int, str]] = []  # heap of (due_us, id); the same
@@ -121,13 +126,21 @@ class MemoryJobStore(JobStore):
             if (earlier := self._keys.get(key)) is not None:
                 return same_body(self._jobs[earlier].new.body_hash, job, earlier)
             self._keys[key] = job.job_id
+        self._accept(job)
+        self._count(3)
+        return job.job_id
+
+    def _accept(self, job: NewJob) -> None:
+        if job.job_id in self._jobs:
+            return
         self._definitions.setdefault(job.definition.hash, job.definition.document)
         self._handle += 1
         stored = _Job(job, self._handle, job.row, events=list(job.events))
+        if job.parent_id is not None and (parent := self._jobs.get(job.parent_id)) is not None:
+            stored.queued_total_us = parent.queued_total_us
+            self._children.setdefault(parent.id, []).append(job.job_id)
         self._jobs[job.job_id] = stored
         self._place(stored, JobStatus.CREATED)
-        self._count(3)
-        return job.job_id
 
     async def read(self, job_id: str) -> StoredJob | None:
         if (job := self._jobs.get(job_id)) is None:
@@ -161,13 +174,19 @@ class MemoryJobStore(JobStore):
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, worker: str, limit: int) -> list[Claim]:
+    async def claim(self, worker: str, limit: int, without: Collection[str] = ()) -> list[Claim]:
         claims: list[Claim] = []
+        left: list[tuple[int, int, str]] = []
         while self._queue and len(claims) < limit:
-            sort_at, _, job_id = heapq.heappop(self._queue)
+            sort_at, _, job_id = entry = heapq.heappop(self._queue)
             job = self._jobs.get(job_id)
             if job and job.row.status == JobStatus.QUEUED and job.owner is None and job.sort_at == sort_at:
-                claims.append(self._lease(job, worker))
+                if job.new.definition.hash in without:
+                    left.append(entry)
+                else:
+                    claims.append(self._lease(job, worker))
+        for entry in left:
+            heapq.heappush(self._queue, entry)
         self._count(len(claims))
         return claims
 
@@ -175,13 +194,22 @@ class MemoryJobStore(JobStore):
         if (job := self._jobs.get(job_id)) is None:
             return None
         if job.row.status.is_final:
-            return Held(None, None)
+            return Held(None, None, request.key in job.request_keys)
+        self._put(job, request)
+        return Held(self._lease(job, worker), worker) if job.owner is None else Held(None, job.owner)
+
+    def _put(self, job: _Job, request: Request) -> None:
         if request.key not in job.request_keys:
             self._sequence += 1
             job.request_keys.add(request.key)
             job.requests.append(replace(request, sequence=self._sequence))
             self._count(1)
-        return Held(self._lease(job, worker), worker) if job.owner is None else Held(None, job.owner)
+
+    async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
+        waiting = (job for job in self._jobs.values() if job.requests and job.owner is None)
+        claims = [self._lease(job, worker) for job, _ in zip(waiting, range(limit), strict=False)]
+        self._count(len(claims))
+        return claims
 
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         now = self.clock.now_us()
@@ -228,6 +256,11 @@ class MemoryJobStore(JobStore):
             job.owner = None
         before, job.row = job.row.status, commit.row
         self._place(job, before)
+        for child in commit.children:
+            self._accept(child)
+        for job_id, request in commit.posts:
+            if (other := self._jobs.get(job_id)) is not None and not other.row.status.is_final:
+                self._put(other, request)
         self._count(2)
 
     async def release(self, claim: Claim) -> None:
@@ -285,22 +318,36 @@ class MemoryJobStore(JobStore):
 
     async def delete(self, job_id: str) -> bool:
         job = self._jobs.get(job_id)
-        if job is None or job.owner is not None:
+        if job is None or job.new.parent_id in self._jobs:
             return False
-        if not job.row.status.is_final and job.row.status != JobStatus.CREATED:
+        tree = self._tree(job)
+        if not all(one.owner is None and (one.row.status.is_final or one.row.status == "CREATED") for one in tree):
             return False
-        self._forget(job)
+        for one in tree:
+            self._forget(one)
         return True
 
     async def delete_final(self, before_us: int, limit: int) -> int:
         old = [
             job
             for job in self._jobs.values()
-            if job.row.status.is_final and job.row.completed_us is not None and job.row.completed_us < before_us
-        ][:limit]
+            if job.row.status.is_final
+            and job.row.completed_us is not None
+            and job.row.completed_us < before_us
+            and job.new.parent_id not in self._jobs
+        ]
+        old = [job for job in old if all(one.row.status.is_final for one in self._tree(job))][:limit]
         for job in old:
-            self._forget(job)
+            for one in self._tree(job):
+                self._forget(one)
         return len(old)
+
+    def _tree(self, job: _Job) -> list[_Job]:
+        """The job and all its attached children, and theirs."""
+        tree = [job]
+        for one in tree:
+            tree += [self._jobs[child] for child in self._children.get(one.id, ())]
+        return tree
 
     def has_foreign_changes(self) -> bool:
         return False  # whoever shares this object shares the process; the manager tells its engine directly
@@ -360,6 +407,7 @@ class MemoryJobStore(JobStore):
 
     def _forget(self, job: _Job) -> None:
         del self._jobs[job.id]
+        self._children.pop(job.id, None)
         if job.new.idempotency_key is not None:
             self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
         self._count(1)

@@ -28,6 +28,8 @@ EQUAL_COLUMNS = {
     "current_step": "current_step",
     "error_type": "error_type",
     "idempotency_key": "idempotency_key",
+    "parent_id": "parent_id",
+    "definition": "definition",
     "pause_requested": "pause_requested",
     "cancel_requested": "cancel_requested",
     "abandoned": "abandoned",

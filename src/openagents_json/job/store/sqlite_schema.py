@@ -45,7 +45,8 @@ def check_place(path: Path) -> None:
     if path.is_dir():
         raise InvalidStore(f"{path} is a directory. A SQLite store is a file; give the path of one inside it.")
     if not path.parent.is_dir():
-        raise StoreUnavailable(f"{path} cannot be created: the folder {path.parent} does not exist.")
+        what = "is no folder" if path.parent.exists() else "does not exist"
+        raise StoreUnavailable(f"{path} cannot be created: {path.parent} {what}.")
     if not path.exists():
         return
     if not path.is_file():

@@ -25,6 +25,7 @@ from openagents_json.job.store.sqlite_files import FileLock
 
 MAX_GROUP = 1_000  # operations in one transaction
 MAX_WAITING = 20_000  # operations that may wait; `submit` then waits as well
+ANSWERED_AT_ONCE = 8  # waiters woken in one turn of the loop, so that a large group does not hold up everything else
 
 Outcome = tuple[Any, BaseException | None]  # result, error
 
@@ -108,10 +109,14 @@ class SqliteWriter:
             self._queue.put(self._fresh)
             self._fresh = []
 
-    def _answer(self, answers: list[tuple[Operation, Outcome]]) -> None:
-        self._waiting -= len(answers)
-        self._room.set()
-        for operation, (result, error) in answers:
+    def _answer(self, answers: list[tuple[Operation, Outcome]], first: int = 0) -> None:
+        last = first + ANSWERED_AT_ONCE
+        if last < len(answers):
+            self._loop.call_soon(self._answer, answers, last)
+        else:
+            self._waiting -= len(answers)
+            self._room.set()
+        for operation, (result, error) in answers[first:last]:
             if operation.future.done():
                 continue  # its waiter was cancelled; what was committed stays committed
             if error is None:

@@ -18,12 +18,21 @@ jobs in it are made by the machine, so histories and rows fit together; `jobs` h
 
 from openagents_json.job.store.contract.accepting import AcceptingContract
 from openagents_json.job.store.contract.commits import CommitContract
+from openagents_json.job.store.contract.family import FamilyContract
 from openagents_json.job.store.contract.leases import LeaseContract
 from openagents_json.job.store.contract.listing import ListingContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
 
-__all__ = ["StoreContract"]
+__all__ = [
+    "AcceptingContract",
+    "CommitContract",
+    "FamilyContract",
+    "LeaseContract",
+    "ListingContract",
+    "StoreContract",
+    "UpkeepContract",
+]
 
 
-class StoreContract(AcceptingContract, LeaseContract, CommitContract, ListingContract, UpkeepContract):
+class StoreContract(AcceptingContract, LeaseContract, CommitContract, FamilyContract, ListingContract, UpkeepContract):
     """All of it. The subclass provides the fixture `store`; `clock` is here."""

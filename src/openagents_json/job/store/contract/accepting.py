@@ -43,6 +43,8 @@ AWKWARD = {
 
 @pytest.mark.asyncio
 class AcceptingContract(WithClock):
+    """Creating jobs: whole, once, and under their keys."""
+
     @pytest.mark.guarantee("G1")
     async def test_accepted_job_reads_as_it_was_given(self, store: JobStore, clock: FakeClock) -> None:
         job = new_job(clock, tags=("b", "a"), key="k", priority=JobPriority.HIGH, inputs=AWKWARD)

@@ -17,6 +17,7 @@ from openagents_json.job.machine import (
     Happening,
     JobState,
     Requested,
+    Tick,
     create,
     decide,
     decode_snapshot,
@@ -26,8 +27,9 @@ from openagents_json.job.machine import (
 from openagents_json.job.model import JobPriority, JobStatus, JobSummary
 from openagents_json.job.store.base import Claim, Commit, Definition, JobStore, NewJob, Request, StoredJob, row_of
 from openagents_json.testing import FakeClock
-from openagents_json.workflow.graph import Plan, build_plan
+from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.model import Retry, Workflow
+from openagents_json.workflow.plan import Plan
 
 OPEN_INPUTS = {"type": "object", "additionalProperties": True}
 # Two calls, one after the other.
@@ -46,7 +48,7 @@ _plans: dict[str, Plan] = {}  # by content hash, for folding what a store gives 
 
 def wide(items: int) -> dict[str, Any]:
     """A definition whose one turn records more events than it has items."""
-    each = {"id": "each", "foreach": list(range(items)), "steps": [{"id": "item", "set": "done"}]}
+    each = {"id": "each", "foreach": list(range(items)), "steps": [{"id": "inner", "set": "done"}]}
     return {"id": f"wide-{items}", "steps": [each, {"id": "call", "component": "tool.last"}]}
 
 
@@ -62,6 +64,7 @@ def new_job(
     clock: FakeClock,
     document: dict[str, Any] = CALLS,
     *,
+    job_id: str | None = None,
     start: bool = True,
     inputs: dict[str, Any] | None = None,
     priority: JobPriority = JobPriority.MEDIUM,
@@ -75,7 +78,7 @@ def new_job(
     workflow = plan.workflow
     state, events = create(
         plan,
-        uuid7(clock.now_us()),
+        job_id or uuid7(clock.now_us()),
         inputs or {},
         now_us=clock.now_us(),
         priority=priority,
@@ -164,7 +167,9 @@ def folded(stored: Claim | StoredJob) -> JobState:
 def assert_folds_to(stored: Claim | StoredJob, holder: Holder) -> None:
     """What the store gives back is the state that the holder has."""
     plan = holder.state.plan
-    assert decode_snapshot(encode_snapshot(folded(stored)), plan) == decode_snapshot(encode_snapshot(holder.state), plan)
+    assert decode_snapshot(encode_snapshot(folded(stored)), plan) == decode_snapshot(
+        encode_snapshot(holder.state), plan
+    )
 
 
 def request(kind: str, key: str | None = None, **payload: Any) -> Request:
@@ -192,6 +197,17 @@ async def settle(store: JobStore, clock: FakeClock, job_id: str, asked: Request,
     assert held is not None and held.claim is not None
     holder = Holder(clock, held.claim)
     await holder.commit(store, drains=held.claim.requests)
+    return holder
+
+
+async def wake(store: JobStore, clock: FakeClock) -> Holder:
+    """Put the one WAITING job back into the queue when its time has come."""
+    due_us = await store.next_due_us()
+    assert due_us is not None
+    clock.advance((due_us - clock.now_us()) / SECOND_US)
+    [claim] = await store.hold_due("w1", 10)
+    holder = Holder(clock, claim)
+    await holder.commit(store, Tick())
     return holder
 
 

@@ -12,6 +12,9 @@ from openagents_json.job.machine import Interrupted, Requested, Tick
 from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
+    CALLS,
+    OTHER_CALLS,
+    QUIET,
     Holder,
     WithClock,
     accept,
@@ -21,6 +24,7 @@ from openagents_json.job.store.contract.jobs import (
     claim_one,
     history,
     new_job,
+    plan_of,
     read,
     request,
     settle,
@@ -46,6 +50,14 @@ async def wait_in_queue(store: JobStore, clock: FakeClock, seconds: float) -> Ho
 
 @pytest.mark.asyncio
 class LeaseContract(WithClock):
+    """The queue and the leases: who may claim, hold and lose a job."""
+
+    async def test_jobs_of_some_definitions_can_be_left_to_others(self, store: JobStore, clock: FakeClock) -> None:
+        ids = [await accept(store, clock, document) for document in (CALLS, OTHER_CALLS, CALLS, QUIET)]
+        without = [plan_of(CALLS).workflow.content_hash, "of-nothing"]
+        assert [claim.job_id for claim in await store.claim("w1", 10, without)] == [ids[1], ids[3]]
+        assert [claim.job_id for claim in await store.claim("w1", 10)] == [ids[0], ids[2]]
+
     # ── the queue ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @pytest.mark.guarantee("G8")

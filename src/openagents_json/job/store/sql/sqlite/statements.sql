@@ -30,8 +30,8 @@ ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
 -- name: job_put
 -- Accept a job; a repeated create with the same id changes nothing.
 INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us, queued_us,
-                  due_us, idempotency_key, body_hash, tags)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+                  due_us, idempotency_key, body_hash, tags, parent_id, queued_total_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
 
 -- name: job_with_idempotency_key
 -- The job that used this key before.
@@ -57,6 +57,11 @@ SELECT max(first) FROM history WHERE job = (SELECT key FROM jobs WHERE id = ?) A
 -- name: claimable
 -- The queue: jobs that nobody holds, by virtual arrival time.
 SELECT key FROM jobs WHERE status = 'QUEUED' AND owner IS NULL ORDER BY sort_at, key LIMIT ?;
+
+-- name: claimable_without
+-- The same, but for jobs of some definitions (a JSON array of their hashes).
+SELECT key FROM jobs WHERE status = 'QUEUED' AND owner IS NULL
+AND definition NOT IN (SELECT value FROM json_each(:without)) ORDER BY sort_at, key LIMIT :limit;
 
 -- name: due
 -- Jobs that nobody holds and whose timer is due.
@@ -136,6 +141,10 @@ SELECT last_event, state FROM snapshots WHERE job = ? AND fold_version = ?;
 INSERT INTO inbox (job, key, kind, payload, by, reason, at_us) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (job, key) DO NOTHING;
 
+-- name: inbox_key
+-- Whether a key was used for a job, drained or not.
+SELECT 1 FROM inbox WHERE job = ? AND key = ?;
+
 -- name: inbox_of
 -- The requests of a job, oldest first.
 SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox WHERE job = ? AND drained = 0 ORDER BY sequence;
@@ -196,12 +205,33 @@ SELECT lease_until_us FROM workers WHERE id = ?;
 DELETE FROM workers WHERE id = ?;
 
 -- name: deletable
--- A job that may be deleted: final or never started, and held by nobody.
-SELECT key FROM jobs WHERE id = ? AND owner IS NULL AND status IN ('CREATED', 'COMPLETED', 'FAILED', 'CANCELLED');
+-- A job that may be deleted: final or never started, held by nobody, and no attached child.
+SELECT key, id FROM jobs WHERE id = ? AND owner IS NULL AND parent_id IS NULL
+AND status IN ('CREATED', 'COMPLETED', 'FAILED', 'CANCELLED');
 
 -- name: final_before
--- Jobs that became final before a time.
-SELECT key FROM jobs WHERE completed_us IS NOT NULL AND completed_us < ? ORDER BY completed_us LIMIT ?;
+-- Jobs that became final before a time, and are no attached children.
+SELECT key, id FROM jobs WHERE completed_us IS NOT NULL AND parent_id IS NULL AND completed_us < ?
+ORDER BY completed_us LIMIT ?;
+
+-- name: attached
+-- The attached children of a job, and theirs, with whether each may be deleted.
+WITH RECURSIVE tree (key, id, may_go) AS (
+  SELECT key, id, owner IS NULL AND completed_us IS NOT NULL FROM jobs WHERE parent_id = ?
+  UNION ALL
+  SELECT jobs.key, jobs.id, jobs.owner IS NULL AND jobs.completed_us IS NOT NULL
+  FROM jobs JOIN tree ON jobs.parent_id = tree.id
+)
+SELECT key, may_go FROM tree;
+
+-- name: queue_time_of
+-- How long a job has waited in the queue: its children inherit it.
+SELECT queued_total_us FROM jobs WHERE id = ?;
+
+-- name: requested
+-- Jobs that nobody holds and that somebody asks something of.
+SELECT DISTINCT jobs.key FROM inbox JOIN jobs ON jobs.key = inbox.job
+WHERE inbox.drained = 0 AND jobs.owner IS NULL AND jobs.completed_us IS NULL LIMIT ?;
 
 -- name: delete_history
 -- With the job goes its history,

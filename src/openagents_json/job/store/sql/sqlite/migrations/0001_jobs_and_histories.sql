@@ -33,7 +33,7 @@ CREATE TABLE jobs (
   queued_total_us  INTEGER NOT NULL DEFAULT 0,  -- time spent QUEUED before the present wait
   started_us       INTEGER,
   completed_us     INTEGER,
-  due_us           INTEGER,                     -- when a timer wakes it (CREATED: start_at, WAITING: wake time)
+  due_us           INTEGER,                     -- when a timer wakes it (CREATED: start_at, WAITING: wake time, if any)
   progress         REAL NOT NULL DEFAULT 0 CHECK (progress BETWEEN 0 AND 1),
   current_step     TEXT,
   error_type       TEXT,
@@ -44,18 +44,19 @@ CREATE TABLE jobs (
   idempotency_key  TEXT,
   body_hash        TEXT NOT NULL,
   tags             TEXT,                        -- JSON array
+  parent_id        TEXT,                        -- of an attached child: kept and deleted with that job
   CHECK (status IN ('CREATED', 'QUEUED', 'RUNNING', 'WAITING', 'PAUSED', 'COMPLETED', 'FAILED', 'CANCELLED')),
   CHECK ((completed_us IS NOT NULL) = (status IN ('COMPLETED', 'FAILED', 'CANCELLED'))),
   CHECK (owner IS NULL OR status NOT IN ('COMPLETED', 'FAILED', 'CANCELLED')),
   CHECK (status <> 'RUNNING' OR (owner IS NOT NULL AND started_us IS NOT NULL)),
   CHECK (status <> 'FAILED' OR error_type IS NOT NULL),
-  CHECK (status <> 'QUEUED' OR queued_us IS NOT NULL),
-  CHECK (status <> 'WAITING' OR due_us IS NOT NULL)
+  CHECK (status <> 'QUEUED' OR queued_us IS NOT NULL)
 );
 CREATE INDEX jobs_queue     ON jobs (sort_at, key)   WHERE status = 'QUEUED' AND owner IS NULL;
 CREATE INDEX jobs_due       ON jobs (due_us)         WHERE due_us IS NOT NULL;
 CREATE INDEX jobs_owned     ON jobs (owner)          WHERE owner IS NOT NULL;
 CREATE INDEX jobs_completed ON jobs (completed_us)   WHERE completed_us IS NOT NULL;
+CREATE INDEX jobs_children  ON jobs (parent_id)      WHERE parent_id IS NOT NULL;
 CREATE UNIQUE INDEX jobs_idempotency ON jobs (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- Histories, append-only: a row holds the events of one commit (256 at most) as JSON [[number, type, at_us, data], …].

@@ -1,0 +1,170 @@
+"""One turn of the machine: what it was given, what it records, and what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from openagents_json.clock import SECOND_US
+from openagents_json.errors import ExpressionError, InvalidTransition
+from openagents_json.job.events import Event
+from openagents_json.job.machine.apply import apply
+from openagents_json.job.machine.happenings import Requested
+from openagents_json.job.machine.names import ScopeNames
+from openagents_json.job.machine.state import FINALLY, JobState, StepRun
+from openagents_json.job.model import ErrorInfo, JobStatus
+from openagents_json.workflow import Workflow, limits
+from openagents_json.workflow.plan import Node
+
+DEFAULT_LINGER_US = 5 * SECOND_US  # a job that waits longer than this is let go of
+DEFAULT_CLEANUP_US = 600 * SECOND_US  # what compensation gets, and then the finally steps
+
+# Asked with the component's name for each step that could start: True takes a slot, False means not this one now,
+# None means no slot of any kind.
+Admit = Callable[[str, Node], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A child job that a step wants: of the workflow with that id, or of `workflow` for an item of a spread."""
+
+    workflow_id: str
+    version: str | None
+    inputs: dict[str, Any]
+    parent: dict[str, Any]  # {"job_id", "path", "depth", "detached"}: stands in the child's first event
+    priority: str
+    workflow: Workflow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The answer: the new job, to be written in the commit that holds its `child.started`. `job` is the engine's."""
+
+    job_id: str
+    workflow_id: str
+    version: str
+    job: Any
+
+
+# Makes a child job, without writing anything. `WorkflowNotFound`, or `InvalidInputs` with every problem.
+Spawn = Callable[[ChildSpec], Child]
+
+
+@dataclass(slots=True)
+class Call:
+    """An attempt to call. `inputs` are what the component gets, or None where they have to be rendered for the attempt:
+    they hold a secret, or this is not the first attempt."""
+
+    run: StepRun
+    inputs: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A request to another job, to be put into its inbox with the same commit; `key` makes a repetition harmless."""
+
+    job_id: str
+    key: str
+    verb: str
+    arguments: dict[str, Any]
+    by: str | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a turn decided. `children` and `posts` are written with the events; `calls` and `stops` are to be carried
+    out after the commit."""
+
+    events: list[Event] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    stops: list[tuple[StepRun, str]] = field(default_factory=list)  # attempts to stop, with the reason
+    children: list[Child] = field(default_factory=list)
+    posts: list[Post] = field(default_factory=list)
+    refused: list[tuple[Requested, InvalidTransition]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a turn is decided under: chance, slots, children, and how long things may take (microseconds)."""
+
+    random: Callable[[], float]
+    admit: Admit
+    spawn: Spawn
+    linger_us: int = DEFAULT_LINGER_US
+    cleanup_us: int = DEFAULT_CLEANUP_US
+
+
+class Turn:
+    """One call of `decide`, at one instant."""
+
+    def __init__(self, state: JobState, now_us: int, terms: Terms) -> None:
+        self.state = state
+        self.now_us = now_us
+        self.terms = terms
+        self.releasing: str | None = None  # why the worker wants to give the job back
+        self.decision = Decision()
+
+    def record(self, type: str, data: dict[str, Any]) -> None:
+        """The one place where an event comes into being."""
+        event = Event(self.state.number + 1, type, self.now_us, data)
+        apply(self.state, event)
+        self.decision.events.append(event)
+
+    @property
+    def is_held(self) -> bool:
+        return self.state.status == JobStatus.RUNNING
+
+    @property
+    def may_start(self) -> bool:
+        """Whether anything new may begin now: a live worker holds the job, and no pause or return is asked for."""
+        return self.is_held and not self.state.pause_requested and self.releasing is None
+
+    def names(self, run: StepRun) -> ScopeNames:
+        """What expressions of a run can see."""
+        return ScopeNames(self.state, self.state.scopes[run.scope])
+
+    def deadline(self, node: Node) -> dict[str, int]:
+        """The time at which a step that begins now has taken too long, as data of its event."""
+        timeout_s = node.step.timeout
+        return {} if timeout_s is None else {"deadline_us": self.now_us + round(timeout_s * SECOND_US)}
+
+    def events_left(self) -> int:
+        kept = 0 if FINALLY in self.state.scopes else limits.EVENTS_KEPT_FOR_THE_END
+        return limits.EVENTS_PER_JOB - kept - self.state.number
+
+    def post(self, job_id: str, verb: str, arguments: dict[str, Any], by: str | None, reason: str | None) -> None:
+        """Ask something of a child, once for the event that was recorded last."""
+        key = f"{verb}:{self.state.job_id}:{self.state.number}"
+        self.decision.posts.append(Post(job_id, key, verb, arguments, by, reason))
+
+
+def no_slots(component: str, node: Node) -> bool | None:
+    """Admits nothing: for turns on jobs that no worker runs."""
+    return None
+
+
+def no_children(spec: ChildSpec) -> Child:
+    """Makes none: for turns that start nothing."""
+    raise ExpressionError("A child job cannot be made here.", code="workflow.not_found")
+
+
+def error_info(
+    type: str, message: str, run: StepRun | None = None, *, step: str | None = None, details: Any = None
+) -> ErrorInfo:
+    """An error in the one shape that stands in records; not retryable."""
+    return {
+        "type": type,
+        "message": message,
+        "step": run.path if run is not None else step,
+        "attempt": run.attempt if run is not None else None,
+        "retryable": False,
+        "details": details,
+    }
+
+
+def expression_info(error: ExpressionError, run: StepRun | None = None) -> ErrorInfo:
+    """The error of an expression as it stands in records, with the expression under `details`."""
+    details = {"expression": error.expression} if error.expression else None
+    return error_info(error.code, str(error), run, details=details)

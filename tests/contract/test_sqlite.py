@@ -1,0 +1,326 @@
+"""The SQLite store keeps the contract: alone, as two store objects on one file, and reopened between verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from openagents_json.errors import StoreError, StoreUnavailable
+from openagents_json.job.model import JobStatus
+from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.contract import (
+    AcceptingContract,
+    CommitContract,
+    LeaseContract,
+    StoreContract,
+    UpkeepContract,
+)
+from openagents_json.job.store.contract.jobs import (
+    QUIET,
+    Holder,
+    accept,
+    assert_folds_to,
+    begin,
+    bring_to,
+    claim_one,
+    history,
+    new_job,
+    read,
+    request,
+    wake,
+)
+from openagents_json.job.store.query import build_query
+from openagents_json.job.store.sqlite import SqliteJobStore
+from openagents_json.job.store.sqlite_files import FileLock
+from openagents_json.testing import FakeClock
+
+
+class TestSqlite(StoreContract):
+    @pytest.fixture
+    async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
+        store = SqliteJobStore(database, clock)
+        await store.open()
+        yield store
+        await store.close()
+
+
+class Alternating:
+    """Two store objects on one file, as two processes would have: each verb goes to the other one."""
+
+    def __init__(self, *stores: SqliteJobStore) -> None:
+        self._stores = list(stores)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("open", "close"):
+            return lambda: self._each(name)
+        if name == "stats":
+            return self._stats
+        self._stores.reverse()
+        return getattr(self._stores[0], name)
+
+    async def _each(self, name: str) -> None:
+        for store in self._stores:
+            await getattr(store, name)()
+
+    def _stats(self) -> dict[str, int]:
+        one, other = (store.stats() for store in self._stores)
+        return {name: one[name] + other[name] for name in one}
+
+
+class TestTwoStoresOnOneFile(AcceptingContract, LeaseContract, CommitContract, UpkeepContract):
+    @pytest.fixture
+    async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
+        store = cast(JobStore, Alternating(*(SqliteJobStore(database, clock) for _ in range(2))))
+        await store.open()
+        yield store
+        await store.close()
+
+
+REOPENED_BEFORE = ("read", "hold", "hold_due", "hold_orphans", "commit", "release", "heartbeat", "delete")
+
+
+class Reopened:
+    """A store that is closed and opened again before the verbs that go on with something earlier: nothing of it may
+    live in the object alone.
+
+    A worker dies with its store object; here it is shown to live on, as if the file were all that there is.
+    """
+
+    def __init__(self, store: SqliteJobStore) -> None:
+        self._store = store
+        self._turn = asyncio.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._store, name)
+        return self._reopening(verb) if name in REOPENED_BEFORE else verb
+
+    def _reopening(self, verb: Callable[..., Any]) -> Callable[..., Any]:
+        async def after_reopening(*arguments: Any, **named: Any) -> Any:
+            async with self._turn:
+                workers = list(self._store._workers._held)
+                await self._store.close()
+                await self._store.open()
+                for worker in workers:
+                    self._store._workers.begin(worker)
+                return await verb(*arguments, **named)
+
+        return after_reopening
+
+
+class TestSqliteReopened(AcceptingContract, LeaseContract, CommitContract, UpkeepContract):
+    @pytest.fixture
+    async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
+        store = cast(JobStore, Reopened(SqliteJobStore(database, clock)))
+        await store.open()
+        yield store
+        await store.close()
+
+    async def test_counters_rise_with_what_is_written(self, store: JobStore, clock: FakeClock) -> None:
+        """Counters begin anew with each opening: not asked here."""
+
+
+# ── what only this store promises ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def store(database: Path, clock: FakeClock) -> AsyncIterator[SqliteJobStore]:
+    store = SqliteJobStore(database, clock)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def ask_writer(store: SqliteJobStore, sql: str) -> Any:
+    """The one value of a statement on the writer's own connection."""
+    (value,) = await store._write("call", lambda connection: connection.execute(sql).fetchone())
+    return value
+
+
+@pytest.mark.guarantee("G1")
+async def test_writer_syncs_each_commit(store: SqliteJobStore) -> None:
+    assert await ask_writer(store, "PRAGMA journal_mode") == "wal"
+    assert await ask_writer(store, "PRAGMA synchronous") == 2  # FULL
+
+
+async def test_readers_cannot_write(store: SqliteJobStore) -> None:
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        await store._read(lambda connection: connection.execute("DELETE FROM jobs"))
+
+
+async def test_many_commits_at_once_take_few_transactions(store: SqliteJobStore, clock: FakeClock) -> None:
+    await asyncio.gather(*(accept(store, clock, QUIET) for _ in range(500)))
+    holders = [Holder(clock, claim) for claim in await store.claim("w1", 500)]
+    before = store.stats()["commits"]
+    await asyncio.gather(*(holder.commit(store, holder.started()) for holder in holders))
+    assert store.stats()["commits"] - before <= 5
+    listed = await store.list_jobs(build_query({"status": "COMPLETED"}, limit=1_000))
+    assert len(listed) == 500
+
+
+async def test_impossible_job_is_refused_and_its_neighbours_are_accepted(
+    store: SqliteJobStore, clock: FakeClock
+) -> None:
+    jobs = [new_job(clock) for _ in range(6)]
+    jobs[2] = replace(jobs[2], row=replace(jobs[2].row, rank=9))
+    jobs[4] = replace(jobs[4], created_us=2**70)
+    results = await asyncio.gather(*(store.create(job) for job in jobs), return_exceptions=True)
+    refused = [index for index, result in enumerate(results) if type(result) is StoreError]
+    assert refused == [2, 4]
+    listed = await store.list_jobs(build_query())
+    assert {one.summary.id for one in listed} == {job.job_id for job in jobs} - {jobs[2].job_id, jobs[4].job_id}
+
+
+async def test_impossible_commit_is_refused_and_its_neighbours_are_written(
+    store: SqliteJobStore, clock: FakeClock
+) -> None:
+    holders = [await begin(store, clock) for _ in range(4)]
+    commits = [holder.commit_of(holder.succeeded("first")) for holder in holders]
+    commits[1] = replace(commits[1], row=replace(commits[1].row, progress=7.0))
+    results = await asyncio.gather(*(store.commit(commit) for commit in commits), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), StoreError, type(None), type(None)]
+    for holder, commit in zip(holders, commits, strict=True):
+        written = len(commit.events) if commit.row.progress < 1 else 0
+        assert len(await history(store, holder.job_id)) == commit.expected + written
+
+
+async def test_failing_verb_undoes_what_it_wrote_and_nothing_else(store: SqliteJobStore, clock: FakeClock) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM jobs")
+        raise LookupError("in the middle")
+
+    job_id = await accept(store, clock)
+    results = await asyncio.gather(store._write("call", fail), accept(store, clock), return_exceptions=True)
+    assert type(results[0]) is LookupError
+    assert [one.summary.id for one in await store.list_jobs(build_query())] == [results[1], job_id]
+
+
+async def test_slow_commit_does_not_hold_up_the_loop(store: SqliteJobStore, clock: FakeClock) -> None:
+    store.commit_delay_s = 0.2
+    creating = asyncio.create_task(accept(store, clock))
+    ticks = 0
+    while not creating.done():
+        await asyncio.sleep(0.005)
+        await store.read_summary("nobody")
+        ticks += 1
+    assert ticks > 5
+    assert len(await history(store, await creating)) == 2
+
+
+async def test_verbs_wait_for_another_writer_and_the_loop_does_not(store: SqliteJobStore, clock: FakeClock) -> None:
+    other = FileLock(store.path.with_name("jobs.db.lock"))  # as another process would have it
+    with other.held():
+        creating = asyncio.create_task(accept(store, clock))
+        for _ in range(5):
+            await store.list_jobs(build_query())
+        assert not creating.done()
+    assert await store.read(await creating) is not None
+    other.close()
+
+
+async def test_close_finishes_what_was_submitted(store: SqliteJobStore, clock: FakeClock) -> None:
+    store.commit_delay_s = 0.05
+    creating = [asyncio.create_task(accept(store, clock)) for _ in range(50)]
+    await asyncio.sleep(0)
+    await store.close()
+    ids = await asyncio.gather(*creating)
+    await store.open()
+    assert {one.summary.id for one in await store.list_jobs(build_query())} == set(ids)
+
+
+async def test_cancelled_caller_does_not_disturb_its_group(store: SqliteJobStore, clock: FakeClock) -> None:
+    store.commit_delay_s = 0.05
+    creating = [asyncio.create_task(accept(store, clock)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    creating[1].cancel()
+    results = await asyncio.gather(*creating, return_exceptions=True)
+    assert [type(result) for result in results] == [str, asyncio.CancelledError, str]
+    assert len(await store.list_jobs(build_query())) == 3  # it was too late: what is committed stays
+
+
+async def test_close_leaves_one_file_and_its_locks(store: SqliteJobStore, clock: FakeClock) -> None:
+    await store.register_worker("w1")
+    await accept(store, clock)
+    await store.read_definition("nothing")
+    await store.close()
+    names = {path.name for path in store.path.parent.iterdir()}
+    assert names == {"jobs.db", "jobs.db.lock", "jobs.db.owner"}
+
+
+async def test_checkpoints_are_taken_over_from_a_store_that_closes(store: SqliteJobStore, clock: FakeClock) -> None:
+    other = SqliteJobStore(store.path, clock)
+    await other.open()
+    await accept(store, clock)
+    pragma = "PRAGMA wal_autocheckpoint"
+    assert (await ask_writer(store, pragma), await ask_writer(other, pragma)) == (1_000, 0)
+    await store.close()
+    assert await ask_writer(other, pragma) == 1_000
+    await other.close()
+
+
+async def changes_seen(store: SqliteJobStore) -> list[bool]:
+    """What a few looks say, each when the writer has fallen silent."""
+    seen = []
+    for _ in range(4):
+        seen.append(store.has_foreign_changes())
+        await store._write("call", lambda connection: None)
+    return seen
+
+
+async def test_only_the_changes_of_others_are_foreign(store: SqliteJobStore, clock: FakeClock) -> None:
+    other = SqliteJobStore(store.path, clock)
+    await other.open()
+    for each in (store, other):
+        await changes_seen(each)
+    for _ in range(3):
+        await accept(store, clock)
+        assert not any(await changes_seen(store))
+    assert any(await changes_seen(other))
+    assert not any(await changes_seen(other))
+    await other.close()
+
+
+async def test_deleting_all_snapshots_changes_no_answer(store: SqliteJobStore, clock: FakeClock) -> None:
+    holder = await bring_to(store, clock, JobStatus.WAITING)
+    woken = await wake(store, clock)
+    held = await store.hold(holder.job_id, "caller", request("set_priority", priority="LOW"))
+    assert held is not None and held.claim is not None
+    again = Holder(clock, held.claim)
+    await again.commit(store, drains=held.claim.requests, snapshot=True)
+    before = await read(store, holder.job_id)
+    assert before.snapshot is not None
+    await store._write("call", lambda connection: connection.execute("DELETE FROM snapshots").rowcount)
+    after = await read(store, holder.job_id)
+    assert (after.snapshot, after.summary) == (None, before.summary)
+    assert_folds_to(after, again)
+    assert_folds_to((await claim_one(store, clock)).claim, again)
+    assert woken.state.number < again.state.number
+
+
+async def test_aging_belongs_to_the_file(store: SqliteJobStore, clock: FakeClock) -> None:
+    other = SqliteJobStore(store.path, clock, aging_s=5.0)
+    await other.open()
+    assert other.aging_s == store.aging_s == 3_600.0
+    await other.close()
+
+
+async def test_files_of_dead_workers_do_not_pile_up(store: SqliteJobStore, clock: FakeClock) -> None:
+    await store.register_worker("lives")
+    FileLock(store.path.with_name("jobs.db.workers") / "dead.alive").close()
+    await store._write(
+        "call", lambda connection: connection.execute("INSERT INTO workers VALUES ('dead', 1, 2)").rowcount
+    )
+    await store.register_worker("new")
+    names = {path.name for path in store.path.with_name("jobs.db.workers").iterdir()}
+    assert names == {"lives.alive", "new.alive"}
+    assert await ask_writer(store, "SELECT count(*) FROM workers") == 2
