@@ -39,7 +39,7 @@ def exit_code_of(error: BaseException) -> Exit:
 
 
 def error_document(error: BaseException) -> dict[str, Any]:
-    """{"code", "message", "problems": [{"path", "line", "column", "message", "suggestion"}]}."""
+    """{"code", "message", "problems": [{"level", "path", "line", "column", "message", "suggestion"}]}."""
     return {
         "code": _code(error),
         "message": _headline(error),
@@ -52,20 +52,26 @@ def show_error(error: BaseException, *, as_json: bool) -> None:
     if as_json:
         print(json_text({"error": error_document(error)}), file=sys.stderr, flush=True)
         return
-    lines = [f"openagents: {printable(_headline(error), MESSAGE_CHARACTERS)}"]
-    lines += [f"  {line}" for line in problem_lines(_problems(error))]
+    problems = problem_lines(_problems(error))
+    lines = [f"openagents: {printable(_headline(error), MESSAGE_CHARACTERS)}{':' if problems else ''}"]
+    lines += [f"  {line}" for line in problems]
     if (usage := _usage_hint(error)) is not None:
         lines.append(usage)
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def problem_lines(problems: Sequence[Problem], limit: int = PROBLEMS_SHOWN) -> list[str]:
-    """`line 3, column 5: $.steps[0].component: message suggestion`, at most `limit` and a line that counts the rest."""
+    """`line 3, column 5: $.steps[0].component: message suggestion`, at most `limit` and a line that counts the rest.
+
+    Of a warning or a note, the message begins with its level.
+    """
     lines = []
     for problem in problems[:limit]:
         place = f"line {problem.line}, column {problem.column}: " if problem.line else ""
+        path = "" if problem.path == "$" else f"{problem.path}: "
+        level = "" if problem.level == "error" else f"{problem.level}: "
         suggestion = f" {problem.suggestion}" if problem.suggestion else ""
-        lines.append(printable(f"{place}{problem.path}: {problem.message}{suggestion}", MESSAGE_CHARACTERS))
+        lines.append(printable(f"{place}{path}{level}{problem.message}{suggestion}", MESSAGE_CHARACTERS))
     if len(problems) > limit:
         lines.append(f"… and {len(problems) - limit} more")
     return lines
@@ -81,7 +87,7 @@ def _headline(error: BaseException) -> str:
     """The error's message without its list of problems."""
     if isinstance(error, OpenAgentsError):
         message = str(error)
-        return message.partition("\n")[0] if _problems(error) else message
+        return message.partition("\n")[0].rstrip(":") if _problems(error) else message
     usage = _usage_message(error)
     if usage is not None:
         return usage

@@ -29,7 +29,7 @@ def read_inputs(pairs: Iterable[str], file: str | None, schema: Mapping[str, Any
         if name in seen:
             raise UsageProblem(f"--input {name} is given twice. For a list, give JSON: --input '{name}=[1, 2]'.")
         seen.add(name)
-        inputs[name] = parse_value(_value_text(name, value), _property(schema, name), schema)
+        inputs[name] = parse_value(value_text(f"--input {name}", value), _property(schema, name), schema)
     return inputs
 
 
@@ -71,12 +71,13 @@ def _referred(reference: str, root: Mapping[str, Any]) -> Any:
     return found
 
 
-def _value_text(name: str, value: str) -> str:
+def value_text(option: str, value: str) -> str:
+    """The text that an option gives: itself, or what the file after @ holds (@@ is a plain @)."""
     if value.startswith("@@"):
         return value[1:]
     if not value.startswith("@"):
         return value
-    return _read_text(value[1:], f"--input {name}")
+    return _read_text(value[1:], option)
 
 
 def _read_file(file: str) -> dict[str, Any]:

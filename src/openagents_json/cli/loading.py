@@ -19,16 +19,21 @@ from openagents_json.components import ComponentRegistry
 DEFAULT_ATTRIBUTE = "app"
 
 
-def load_app(specs: Sequence[str]) -> OpenAgentsApp:
-    """The app that the specs name; of several, the first, with the components of the others added.
+def load_app(specs: Sequence[str], workflows: Sequence[str] = ()) -> OpenAgentsApp:
+    """The app that the specs name; of several, the first, with the components of the others added. `workflows` are
+    files and folders of definitions to register with it.
 
-    `UsageProblem` says which spec cannot be loaded and why, `DuplicateComponent` that two register the same name.
+    `UsageProblem` says which spec cannot be loaded and why, `DuplicateComponent` that two register the same name,
+    `InvalidDefinition` what is wrong with a definition.
     """
-    apps = [_load(spec) for spec in specs]
-    if not apps:
-        return OpenAgentsApp()
+    apps = [_load(spec) for spec in specs] or [OpenAgentsApp()]
     for other in apps[1:]:
         _adopt(apps[0].components, other.components)
+    for path in workflows:
+        if Path(path).is_dir():
+            apps[0].workflows.register_folder(path)
+        else:
+            apps[0].register_workflow(Path(path))
     return apps[0]
 
 

@@ -43,5 +43,6 @@ def asker(by: str | None) -> str | None:
 
 
 def check_reason(reason: str | None) -> None:
+    """`UsageProblem` for a reason that is too long to be recorded."""
     if reason is not None and len(reason) > REASON_CHARACTERS:
         raise UsageProblem(f"--reason has {len(reason):,} characters; {REASON_CHARACTERS:,} are allowed.")

@@ -15,6 +15,10 @@ Components = Annotated[
         help="A module, or a .py file, that registers components; may be given several times.",
     ),
 ]
+Workflows = Annotated[
+    list[str] | None,
+    typer.Option("--workflows", metavar="PATH", help="Definitions that jobs may start: a file or folder; repeatable."),
+]
 Store = Annotated[
     str | None,
     typer.Option(
@@ -25,7 +29,8 @@ Store = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 JobId = Annotated[
-    str, typer.Argument(metavar="JOB", help="An id, its beginning or ending (4 characters or more), or workflow/ending.")
+    str,
+    typer.Argument(metavar="JOB", help="An id, its beginning or ending (4 characters or more), or workflow/ending."),
 ]
 JobIds = Annotated[
     list[str],

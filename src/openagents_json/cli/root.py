@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
-from openagents_json.cli import definitions, jobs, run, worker
+from openagents_json.cli.definitions import components, schema, validate
 from openagents_json.cli.exit_codes import Exit, epilog
+from openagents_json.cli.graph import graph
 from openagents_json.cli.invocation import invocation_of
+from openagents_json.cli.jobs import app as jobs
+from openagents_json.cli.run import run
+from openagents_json.cli.worker import worker
 
 app = typer.Typer(
     name="openagents",
@@ -19,11 +23,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("run", epilog=epilog())(run.run)
-app.command("validate", epilog=epilog())(definitions.validate)
-app.command("components", epilog=epilog())(definitions.components)
-app.add_typer(jobs.app, name="jobs", epilog=epilog())
-app.command("worker", epilog=epilog())(worker.worker)
+app.command("run", epilog=epilog())(run)
+app.command("validate", epilog=epilog())(validate)
+app.command("schema", epilog=epilog())(schema)
+app.command("graph", epilog=epilog())(graph)
+app.command("components", epilog=epilog())(components)
+app.add_typer(jobs, name="jobs", epilog=epilog())
+app.command("worker", epilog=epilog())(worker)
 
 
 def _print_version(wanted: bool) -> None:

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone, as in `openagents jobs list | head`
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush complains
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # else the interpreter's last flush complains
         return Exit.INTERRUPTED
     except Exception as error:
         from openagents_json.cli.failures import exit_code_of, show_error

@@ -1,0 +1,220 @@
+"""`openagents jobs …`: their options. What they do is in `listing` (reading) and `control` (asking)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from openagents_json.cli.exit_codes import Exit, epilog
+from openagents_json.cli.options import By, JobId, JobIds, Json, Reason, Store
+from openagents_json.cli.output import output_of
+from openagents_json.cli.timeline import timeline
+
+app = typer.Typer(help="Look at jobs and control them.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def jobs(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(Exit.USAGE)
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command("list", epilog=epilog())
+def list_(
+    context: typer.Context,
+    status: Annotated[list[str] | None, typer.Option("--status", help="RUNNING, or several: RUNNING,QUEUED.")] = None,
+    workflow: Annotated[list[str] | None, typer.Option("--workflow", help="Id of the workflow; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable, all must be there.")] = None,
+    error: Annotated[str | None, typer.Option("--error", help="Part of the error's type or message.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Created since: 2026-01-31, 2026-01-31T12:00, or 2h, 3d ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Created before; as --since.")] = None,
+    order: Annotated[
+        str, typer.Option("--order", help="created_at, started_at, completed_at or priority; - is descending.")
+    ] = "-created_at",
+    limit: Annotated[int, typer.Option("--limit", help="Jobs at most, up to 1000.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """List jobs, the newest first."""
+    from openagents_json.cli.listing import Filters, list_jobs
+
+    filters = Filters(
+        tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), error, since, until, order, limit, cursor
+    )
+    return list_jobs(filters, store, output_of(context, as_json))
+
+
+@app.command("show", epilog=epilog())
+def show(context: typer.Context, job: JobId, store: Store = None, as_json: Json = False) -> int:
+    """Show where a job stands, what it waits for, and what went wrong."""
+    from openagents_json.cli.listing import show_job
+
+    return show_job(job, store, output_of(context, as_json))
+
+
+@app.command("results", epilog=epilog())
+def results(context: typer.Context, job: JobId, store: Store = None, as_json: Json = False) -> int:
+    """Print the outputs of a completed job as JSON."""
+    from openagents_json.cli.listing import show_results
+
+    return show_results(job, store, output_of(context, as_json))
+
+
+@app.command("events", epilog=epilog())
+def events(
+    context: typer.Context,
+    job: JobId,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only events above this number.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Print the history of a job; with --follow also what happens from now on, as one JSON document per line."""
+    from openagents_json.cli.listing import show_events
+
+    return show_events(job, after, follow, store, output_of(context, as_json))
+
+
+app.command("timeline", epilog=epilog())(timeline)
+
+
+# ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command("start", epilog=epilog())
+def start(
+    context: typer.Context, jobs: JobIds, by: By = None, reason: Reason = None, store: Store = None,
+    as_json: Json = False,
+) -> int:  # fmt: skip
+    """Queue jobs that were created and not started."""
+    from openagents_json.cli.control import ask
+
+    return ask("start", jobs, by, reason, store, output_of(context, as_json))
+
+
+@app.command("pause", epilog=epilog())
+def pause(
+    context: typer.Context, jobs: JobIds, by: By = None, reason: Reason = None, store: Store = None,
+    as_json: Json = False,
+) -> int:  # fmt: skip
+    """Pause jobs: what runs may end, nothing new starts."""
+    from openagents_json.cli.control import ask
+
+    return ask("pause", jobs, by, reason, store, output_of(context, as_json))
+
+
+@app.command("resume", epilog=epilog())
+def resume(
+    context: typer.Context, jobs: JobIds, by: By = None, reason: Reason = None, store: Store = None,
+    as_json: Json = False,
+) -> int:  # fmt: skip
+    """Let paused jobs go on: a worker, or `openagents run --resume`, takes them up."""
+    from openagents_json.cli.control import ask
+
+    return ask("resume", jobs, by, reason, store, output_of(context, as_json))
+
+
+@app.command("cancel", epilog=epilog())
+def cancel(
+    context: typer.Context,
+    jobs: JobIds,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Without grace; completed steps are not undone and finally steps do not run."),
+    ] = False,
+    by: By = None,
+    reason: Reason = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Cancel jobs: what runs is told to stop, completed steps are undone, then the finally steps run."""
+    from openagents_json.cli.control import ask
+
+    return ask("cancel", jobs, by, reason, store, output_of(context, as_json), force=force)
+
+
+@app.command("priority", epilog=epilog())
+def priority(
+    context: typer.Context,
+    job: JobId,
+    level: Annotated[str, typer.Argument(metavar="LEVEL", help="LOW, MEDIUM, HIGH or CRITICAL.")],
+    by: By = None,
+    reason: Reason = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Change how urgent a job is."""
+    from openagents_json.cli.control import ask
+
+    return ask("set priority of", [job], by, reason, store, output_of(context, as_json), priority=level)
+
+
+@app.command("signal", epilog=epilog())
+def signal(
+    context: typer.Context,
+    job: JobId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The signal that a step waits for.")],
+    payload: Annotated[
+        str | None, typer.Option("--payload", help="What it brings: JSON, text, or @file. Default: null.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="The same key again changes nothing.")] = None,
+    by: By = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Send a signal to a job; the step that waits for it takes it, now or later."""
+    from openagents_json.cli.telling import send_signal
+
+    return send_signal(job, name, payload, key, by, store, output_of(context, as_json))
+
+
+@app.command("resolve", epilog=epilog())
+def resolve(
+    context: typer.Context,
+    job: JobId,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Path of the step in doubt, as `jobs show` has it.")],
+    step_output: Annotated[
+        str | None, typer.Option("--output", help="It happened, and this is its output: JSON, text, or @file.")
+    ] = None,
+    error: Annotated[str | None, typer.Option("--error", help="It failed, with this message.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="It did not happen: try again.")] = False,
+    by: By = None,
+    reason: Reason = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Say what became of a step whose effect may happen once and whose attempt ended in the dark."""
+    from openagents_json.cli.telling import resolve_step
+
+    return resolve_step(job, step, step_output, error, retry, by, reason, store, output_of(context, as_json))
+
+
+@app.command("delete", epilog=epilog())
+def delete(context: typer.Context, jobs: JobIds, store: Store = None, as_json: Json = False) -> int:
+    """Delete jobs that have ended or never started, with all that belongs to them."""
+    from openagents_json.cli.control import ask
+
+    return ask("delete", jobs, None, None, store, output_of(context, as_json))
+
+
+@app.command("cleanup", epilog=epilog())
+def cleanup(
+    context: typer.Context,
+    days: Annotated[
+        float | None, typer.Option("--days", min=0, help="Default: OPENAGENTS_JOB_RETENTION_DAYS, else 7.")
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Delete the jobs that ended more than so many days ago."""
+    from openagents_json.cli.control import clean_up
+
+    return clean_up(days, store, output_of(context, as_json))
