@@ -33,16 +33,18 @@ UNREADABLE = (SyntaxError, UnicodeError, LookupError, ValueError, RecursionError
 
 MARK = re.compile(r"\b(?:TODO|FIXME|XXX)\b")
 
-# Strings are matched only to step over what looks like a comment in them; nothing backtracks (possessive `++`, `*+`).
+# Strings are matched only to step over what looks like a comment in them.
 # Known to be blind to a `#` behind reused quotes in a replacement field of an f-string (Python 3.12 and newer).
+# No possessive groups: those of Python 3.11.0 to 3.11.3 match too little. Each alternative begins with a sign that the
+# part before cannot hold, so there is nothing to go back over either.
 _COMMENT_OR_STRING = re.compile(
     r"""
-    [^"'#]++
-    | (?P<comment> \#[^\n]*+ )
-    | \"\"\" (?: [^"\\]++ | \\. | "(?!"") )*+ \"\"\"
-    | ''' (?: [^'\\]++ | \\. | '(?!'') )*+ '''
-    | " (?: [^"\\\n]++ | \\. )*+ "
-    | ' (?: [^'\\\n]++ | \\. )*+ '
+    [^"'#]+
+    | (?P<comment> \#[^\n]* )
+    | \"\"\" [^"\\]* (?: (?: \\. | "(?!"") ) [^"\\]* )* \"\"\"
+    | ''' [^'\\]* (?: (?: \\. | '(?!'') ) [^'\\]* )* '''
+    | " [^"\\\n]* (?: \\. [^"\\\n]* )* "
+    | ' [^'\\\n]* (?: \\. [^'\\\n]* )* '
     """,
     re.DOTALL | re.VERBOSE,
 )

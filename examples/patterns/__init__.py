@@ -1,0 +1,1 @@
+"""Examples: one small definition for each classic control-flow pattern."""
