@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from openagents_json.job.store.sqlite import SQLiteJobStore
 
 from benchmarks import workloads
 from openagents_json.job.store.base import Claim
+from openagents_json.job.store.sqlite import SqliteJobStore
 
 MIB = 1024 * 1024
 
@@ -40,18 +40,18 @@ async def probe_claims(path: Path, count: int) -> dict[str, list[float]]:
     """Run jobs of a filled store one at a time until `count` claims brought one: {"seconds": [first claim, …]}."""
     seconds: list[float] = []
     enough = asyncio.Event()
-    claim = SQLiteJobStore.claim
+    claim = SqliteJobStore.claim
 
-    async def timed(store: SQLiteJobStore, worker: str, limit: int) -> list[Claim]:
+    async def timed(store: SqliteJobStore, *arguments: Any) -> list[Claim]:
         started = time.perf_counter()
-        claims = await claim(store, worker, limit)
+        claims = await claim(store, *arguments)
         if claims:
             seconds.append(time.perf_counter() - started)
         if len(seconds) >= count:
             enough.set()
         return claims
 
-    SQLiteJobStore.claim = timed  # type: ignore[method-assign]
+    SqliteJobStore.claim = timed  # type: ignore[method-assign, assignment]
     async with workloads.open_jobs(path, max_jobs=1):
         await enough.wait()
     return {"seconds": seconds[:count]}

@@ -119,6 +119,7 @@ async def chains(path: Path, jobs: int, steps: int, commit_delay_s: float = 0.0,
         async with _measured(run, manager), asyncio.TaskGroup() as tasks:
             for _ in range(min(clients, jobs)):
                 tasks.create_task(_run_chains(manager, todo, steps, with_ids, run.job_seconds))
+                await asyncio.sleep(0)  # clients come one after another, not all in one turn of the loop
         await _check(manager, with_ids, steps)
     run.rows = rows_written(path, with_ids)
     return run
