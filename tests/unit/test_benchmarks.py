@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.bare import replay
 from benchmarks.table import Figure, as_markdown, as_text, number, without_timed_target
 from benchmarks.verify import WrongHistory, check_history
-
 from openagents_json.job.events import Event
 
 GOOD: tuple[tuple[str, dict[str, Any]], ...] = (

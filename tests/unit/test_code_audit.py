@@ -9,6 +9,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from examples.code_audit.measure import UNREADABLE, Measures, measure_source, read_source, reason
 from examples.code_audit.ranking import FileError, FileMeasures, file_measures, rank_results
 from examples.code_audit.report import render
