@@ -11,7 +11,7 @@ import pytest
 from openagents_json.components import ComponentRegistry, StepContext
 from openagents_json.errors import Problem
 from openagents_json.workflow import check as check_all
-from openagents_json.workflow import parse_workflow
+from openagents_json.workflow import parse_workflow, templates, tokens
 
 
 def check(definition: Any, components: ComponentRegistry | None = None) -> list[Problem]:
@@ -205,3 +205,32 @@ def test_example_of_the_repository_is_clean() -> None:
     example = Path(__file__).parents[2] / "examples/code_audit/audit.json"
     assert check(example) == []
     assert check(json.loads(example.read_text())) == []
+
+
+def test_each_expression_is_read_once(components: ComponentRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def scan(source: str, start: int, closing: str) -> tuple[list[str], int, bool]:
+        read.append(source)
+        return original(source, start, closing)
+
+    original = tokens.scan
+    monkeypatch.setattr(templates, "scan", scan)
+    once = ["{{ inputs.once | upper }}", "{{ inputs.once | length > 1 }}", "{{ inputs.once ~ 'in a list' }}"]
+    step = {"id": "a", "component": "http.fetch", "inputs": {"url": once[0]}, "condition": once[1]}
+    both = {"id": "b", "set": [once[2], "{{ steps.a.output }}"]}
+    schema = {"type": "object", "properties": {"once": {"type": "string"}}}
+    assert check({"id": "w", "inputs": schema, "steps": [step, both]}, components) == []
+    assert sorted(read) == sorted(once), "a plain path is not even scanned"
+
+
+def test_name_of_a_loop_means_the_root_again_behind_it() -> None:
+    text = "{% for item in item.rows %}{{ item.x }}{% endfor %}{{ item.b }}"
+    inner = {"id": "b", "set": text}
+    rows = [{"rows": [], "c": 1}]
+    found = check({"id": "w", "steps": [{"id": "a", "set": rows}, each(inner)]})
+    assert [problem.message for problem in found] == ["`item` has no field 'b'."]
+
+
+def each(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "each", "foreach": "{{ steps.a.output }}", "steps": list(steps)}

@@ -7,7 +7,7 @@ from openagents_json.workflow.load import load_folder, load_workflow, parse_text
 from openagents_json.workflow.model import Retry, Step, Workflow
 from openagents_json.workflow.plan import Block, Node, Plan
 from openagents_json.workflow.registry import WorkflowRegistry
-from openagents_json.workflow.secrets import EnvironmentSecrets, MappingSecrets, SecretProvider, mask
+from openagents_json.workflow.secrets import EnvironmentSecrets, MappingSecrets, SecretProvider, TextMask, mask
 
 __all__ = [
     "Block",
@@ -19,6 +19,7 @@ __all__ = [
     "Retry",
     "SecretProvider",
     "Step",
+    "TextMask",
     "Workflow",
     "WorkflowRegistry",
     "build_plan",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from openagents_json.errors import ExpressionError
@@ -29,11 +29,13 @@ from openagents_json.workflow.bounds import (
     text_of,
 )
 from openagents_json.workflow.evaluation import explain
-from openagents_json.workflow.grammar import Path, Translation
+from openagents_json.workflow.grammar import Translation
+from openagents_json.workflow.terms import UNKNOWN, Path, Piece, Term, Text
 from openagents_json.workflow.tokens import shorten, syntax_error
 
 NESTING = 100  # levels of a value with templates in it
 CACHED_CHARACTERS = 1_000  # longer strings are compiled anew
+_NONE: frozenset[str] = frozenset()  # shared: no names
 REFERENCE_ROOTS = frozenset(["inputs", "item", "index", "iteration", "last", "steps"])
 
 
@@ -68,6 +70,9 @@ class Template:
     is_constant: bool  # no expression inside: render returns `source`; treat it as immutable
     is_reference: bool  # exactly one `{{ path }}` that starts at one of REFERENCE_ROOTS
     _render: Callable[[Names], Any] = field(repr=False, compare=False)
+    # For the static check: what a string with expressions is made of, and the members of an object or list with such.
+    text: Text | None = field(default=None, repr=False, compare=False)
+    members: dict[str, Template] | list[Template] | None = field(default=None, repr=False, compare=False)
 
     def render(self, names: Names) -> Any:
         """The value with every expression evaluated. ExpressionError: undefined, invalid, or over a limit."""
@@ -85,21 +90,45 @@ def compile_condition(source: str | bool) -> Template:
         return _constant(source)
     if not isinstance(source, str):
         raise _not_a_condition(str(source))
+    translation, term = templates.plain_path(source.strip()) or _one_hole(source)
+    render = partial(_truth, _evaluator(translation, source.strip()), source)
+    return _template(source, translation.paths, render, Text((Piece(term),), True))
+
+
+def _truth(evaluate: Callable[[Names], Any], source: str, names: Names) -> bool:
+    value = evaluate(names)
+    if value is True or value is False:
+        return value
+    advice = "Compare with `is not none`." if value is None else "Compare, or use `is not none` or `| length > 0`."
+    message = f"A condition must be true or false, but this is {_kind(value)}. {advice} In: {shorten(source)}"
+    raise ExpressionError(message, expression=source, code="expression.invalid")
+
+
+def broken_template(value: Any) -> Template:
+    """Stands for a value that does not compile: null. Of what in it does compile, types and references can be told."""
+    text: Text | None = None
+    members: dict[str, Template] | list[Template] | None = None
+    if isinstance(value, str):
+        try:
+            text = compile_template(value).text
+        except ExpressionError:
+            text = None
+        if text is None or not text.pieces:
+            text = Text((Piece(UNKNOWN),), is_value="{{" in value)
+    elif isinstance(value, dict):
+        members = {key: broken_template(member) for key, member in value.items()}
+    elif isinstance(value, list):
+        members = [broken_template(member) for member in value]
+    else:
+        return _constant(value)
+    return Template(None, _NONE, _NONE, _NONE, _NONE, True, False, lambda names: None, text, members)
+
+
+def _one_hole(source: str) -> tuple[Translation, Term]:
     parts = templates.split(source.strip())
     if len(parts) != 1 or isinstance(parts[0], str) or parts[0].is_tag:
         raise _not_a_condition(source)
-    translation = templates.translate_hole(parts[0])
-    evaluate = _evaluator(translation, source.strip())
-
-    def render(names: Names) -> bool:
-        value = evaluate(names)
-        if value is True or value is False:
-            return value
-        advice = "Compare with `is not none`." if value is None else "Compare, or use `is not none` or `| length > 0`."
-        message = f"A condition must be true or false, but this is {_kind(value)}. {advice} In: {shorten(source)}"
-        raise ExpressionError(message, expression=source, code="expression.invalid")
-
-    return _template(source, translation.paths, render)
+    return templates.translate_hole(parts[0])
 
 
 def _not_a_condition(source: str) -> ExpressionError:
@@ -136,7 +165,7 @@ def _compile_object(value: dict[str, Any], depth: int) -> Template:
     if all(member.is_constant for member in members.values()):
         return _constant(value)
     renders = [(key, member._render) for key, member in members.items()]
-    return _merged(value, list(members.values()), lambda names: {key: render(names) for key, render in renders})
+    return _merged(value, members, lambda names: {key: render(names) for key, render in renders})
 
 
 def _compile_list(value: list[Any], depth: int) -> Template:
@@ -148,19 +177,26 @@ def _compile_list(value: list[Any], depth: int) -> Template:
 
 
 def _compile_string(source: str) -> Template:
+    if (plain := templates.plain_path(source)) is not None:
+        return _value_template(*plain, source)
     parts = templates.split(source)
+    if len(parts) == 1 and not isinstance(parts[0], str) and not parts[0].is_tag:
+        return _value_template(*templates.translate_hole(parts[0]), source)
     if all(isinstance(part, str) for part in parts):  # comments and raw blocks only
         text = "".join(part for part in parts if isinstance(part, str))
-        return _template(source, [], lambda names: text)
+        return _template(source, [], lambda names: text, Text((), False))
     if any(isinstance(part, templates.Hole) and part.is_tag for part in parts):
-        translation = templates.translate_template(parts, source)
-        return _template(source, translation.paths, _text_evaluator(translation, source))
-    if len(parts) == 1 and not isinstance(parts[0], str):
-        translation = templates.translate_hole(parts[0])
-        path = translation.path
-        is_reference = path is not None and path.root in REFERENCE_ROOTS
-        return _template(source, translation.paths, _evaluator(translation, source), is_reference)
+        translation, pieces = templates.translate_template(parts, source)
+        return _template(source, translation.paths, _text_evaluator(translation, source), Text(tuple(pieces), False))
     return _compile_mixed(source, parts)
+
+
+def _value_template(translation: Translation, term: Term, source: str) -> Template:
+    """The template of exactly one `{{ }}`."""
+    path = translation.path
+    is_reference = path is not None and path.root in REFERENCE_ROOTS
+    text = Text((Piece(term),), True)
+    return _template(source, translation.paths, _evaluator(translation, source), text, is_reference)
 
 
 _cached_string = lru_cache(maxsize=4096)(_compile_string)
@@ -170,18 +206,20 @@ def _compile_mixed(source: str, parts: list[str | templates.Hole]) -> Template:
     """Text with holes but without tags: filled in here, hole by hole."""
     paths: list[Path] = []
     pieces: list[str | Callable[[Names], Any]] = []
+    terms: list[Piece] = []
     for part in parts:
         if isinstance(part, str):
             pieces.append(part)
         else:
-            translation = templates.translate_hole(part)
+            translation, term = templates.translate_hole(part)
             paths += translation.paths
+            terms.append(Piece(term))
             pieces.append(_evaluator(translation, part.source))
 
     def render(names: Names) -> str:
         return _filled(pieces, names, source)
 
-    return _template(source, paths, render)
+    return _template(source, paths, render, Text(tuple(terms), False))
 
 
 def _filled(pieces: list[str | Callable[[Names], Any]], names: Names, source: str) -> str:
@@ -215,37 +253,44 @@ def _too_long(source: str) -> ExpressionError:
 
 
 def _constant(value: Any) -> Template:
-    nothing: frozenset[str] = frozenset()
-    return Template(value, nothing, nothing, nothing, nothing, True, False, lambda names: value)
+    return Template(value, _NONE, _NONE, _NONE, _NONE, True, False, lambda names: value)
 
 
-def _template(source: Any, paths: list[Path], render: Callable[[Names], Any], is_reference: bool = False) -> Template:
-    def names_under(root: str) -> frozenset[str]:
-        return frozenset(str(path.keys[0]) for path in paths if path.root == root and path.keys)
-
+def _template(
+    source: str, paths: list[Path], render: Callable[[Names], Any], text: Text, is_reference: bool = False
+) -> Template:
+    roots: set[str] = set()
+    under: dict[str, set[str]] = {}
+    for path in paths:
+        if path.root not in ("steps", "secrets"):
+            roots.add(path.root)
+        if path.keys:
+            under.setdefault(path.root, set()).add(str(path.keys[0]))
     return Template(
         source=source,
-        steps=names_under("steps"),
-        roots=frozenset(path.root for path in paths if path.root not in ("steps", "secrets")),
-        inputs=names_under("inputs"),
-        secrets=names_under("secrets"),
+        steps=frozenset(under["steps"]) if "steps" in under else _NONE,
+        roots=frozenset(roots) if roots else _NONE,
+        inputs=frozenset(under["inputs"]) if "inputs" in under else _NONE,
+        secrets=frozenset(under["secrets"]) if "secrets" in under else _NONE,
         is_constant=False,
         is_reference=is_reference,
         _render=render,
+        text=text,
     )
 
 
-def _merged(source: Any, members: list[Template], render: Callable[[Names], Any]) -> Template:
-    nothing: frozenset[str] = frozenset()
+def _merged(source: Any, members: dict[str, Template] | list[Template], render: Callable[[Names], Any]) -> Template:
+    several = members.values() if isinstance(members, dict) else members
     return Template(
         source=source,
-        steps=nothing.union(*[member.steps for member in members]),
-        roots=nothing.union(*[member.roots for member in members]),
-        inputs=nothing.union(*[member.inputs for member in members]),
-        secrets=nothing.union(*[member.secrets for member in members]),
+        steps=_NONE.union(*[member.steps for member in several]),
+        roots=_NONE.union(*[member.roots for member in several]),
+        inputs=_NONE.union(*[member.inputs for member in several]),
+        secrets=_NONE.union(*[member.secrets for member in several]),
         is_constant=False,
         is_reference=False,
         _render=render,
+        members=members,
     )
 
 
@@ -256,20 +301,20 @@ def _evaluator(translation: Translation, source: str) -> Callable[[Names], Any]:
     """The function that gives the value of one `{{ }}`."""
     if translation.path is not None:
         return _path_evaluator(translation.path, source)
-    return lambda names: _run(translation, source, names, text=False)
+    return partial(_run, translation, source, False)
 
 
 def _text_evaluator(translation: Translation, source: str) -> Callable[[Names], Any]:
-    return lambda names: _checked_text(_run(translation, source, names, text=True), source)
+    return lambda names: _checked_text(_run(translation, source, True, names), source)
 
 
-def _run(translation: Translation, source: str, names: Names, *, text: bool) -> Any:
+def _run(translation: Translation, source: str, text: bool, names: Names) -> Any:
     paths = translation.paths
     values = [_resolve(path, names) for path in paths]
     try:
         context, rows = _context(translation, values)
         running = Evaluation(values, lambda number: _why_missing(paths[number], names))
-        code = translation.slow if MISSING in values else translation.fast
+        code = translation.spelled(some_missing=MISSING in values)
         value = evaluation.run(code, context, running, rows, text=text)
         return value if text else result(value)
     except Exception as error:  # what comes out of an expression is an ExpressionError, whatever it did
@@ -308,27 +353,39 @@ def _without_secrets(error: ExpressionError, paths: list[Path], values: list[Any
 
 def _path_evaluator(path: Path, source: str) -> Callable[[Names], Any]:
     """The fast way: a plain path without minijinja, with the same outcome."""
-    root, keys = path.root, path.keys
-    is_step = root == "steps"
-    step_id = str(keys[0]) if is_step else ""
-    rest: tuple[Any, ...] = keys[1:] if is_step else keys
+    if path.root == "secrets" or (path.root == "steps" and len(path.keys) == 1):
+        return partial(_carefully, path, source)
+    keys: tuple[Any, ...] = path.keys
+    if path.root == "steps":
+        return partial(_step_value, path, source, str(keys[0]), keys[1:])
+    return partial(_root_value, path, source, keys)
 
-    def evaluate(names: Names) -> Any:
-        try:
-            value: Any = names.step(step_id) if is_step else names.value(root)
-            for key in rest:
-                value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return carefully(names)
-        return value
 
-    def carefully(names: Names) -> Any:
-        value = _resolve(path, names)
-        if value is MISSING:
-            raise explain(Undefined(_why_missing(path, names)), source)
-        return value
+def _step_value(path: Path, source: str, step_id: str, keys: tuple[Any, ...], names: Names) -> Any:
+    try:
+        value: Any = names.step(step_id)
+        for key in keys:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        return _carefully(path, source, names)
+    return value
 
-    return carefully if root == "secrets" or (is_step and not rest) else evaluate
+
+def _root_value(path: Path, source: str, keys: tuple[Any, ...], names: Names) -> Any:
+    try:
+        value = names.value(path.root)
+        for key in keys:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        return _carefully(path, source, names)
+    return value
+
+
+def _carefully(path: Path, source: str, names: Names) -> Any:
+    value = _resolve(path, names)
+    if value is MISSING:
+        raise explain(Undefined(_why_missing(path, names)), source)
+    return value
 
 
 def _resolve(path: Path, names: Names) -> Any:

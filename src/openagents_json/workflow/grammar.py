@@ -5,18 +5,21 @@ variables (`p0`, `p1` …) that are looked up beforehand, literal strings become
 operation that could grow without bound or meet a missing value becomes a call of a guarded function (evaluation.py).
 So names, methods, tags, filters and tests reach minijinja only if they are listed here.
 
-Each translation comes twice: `fast` for when every path has a value, `slow` for when one is missing; there a path is a
-call, so that `a.b if a is defined else 0` fails only where the missing one is really asked for.
+Each translation can be spelled in two ways: `fast` for when every path has a value, `slow` for when one is missing;
+there a path is a call, so that `a.b if a is defined else 0` fails only where the missing one is really asked for. Until
+then, marks stand for the paths. Every part has its term too, by which the static check tells types and references.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openagents_json.workflow.tokens import Reader, Token, unquote
+from openagents_json.errors import ExpressionError
+from openagents_json.workflow.terms import UNKNOWN, Applied, Constant, Operation, Path, Term
+from openagents_json.workflow.tokens import Reader, Token, kind_of, unquote
 from openagents_json.workflow.vocabulary import (
     ADVICE,
     ALIASES,
@@ -37,39 +40,31 @@ from openagents_json.workflow.vocabulary import (
 EXPRESSION_DEPTH = 32  # levels of nesting in one expression; minijinja's parser and compiler recurse
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A reference that is known from the text alone, such as `steps.rows.output[0].name`.
-
-    `root` is one of KNOWN_ROOTS; for steps and secrets the first key is the id or name.
-    """
-
-    root: str
-    keys: tuple[str | int, ...]
-
-    def __str__(self) -> str:
-        return self.root + "".join(_key_text(key) for key in self.keys)
-
-
-def _key_text(key: str | int) -> str:
-    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
-
-
 @dataclass(slots=True)
 class Translation:
     """What a text is rewritten to. Filled by the parser, then only read."""
 
     paths: list[Path] = field(default_factory=list)  # p0, p1 …
     constants: dict[str, Any] = field(default_factory=dict)  # c0, c1 …: literal strings of the author
-    fast: str = ""
+    code: str = ""  # with marks where paths stand
+    fast: str = ""  # these two are spelled out when they are first asked for
     slow: str = ""
     path: Path | None = None  # the whole expression is this path
     work: int = 0  # operations that may visit every row of the data
 
+    def spelled(self, *, some_missing: bool) -> str:
+        """What minijinja compiles: where some paths have no value, the slow form."""
+        if some_missing:
+            self.slow = self.slow or _MARK.sub(lambda mark: f"{_SLOW[mark[1]]}({mark[2]})", self.code)
+            return self.slow
+        self.fast = self.fast or _MARK.sub(lambda mark: "true" if mark[1] == "?" else f"p{mark[2]}", self.code)
+        return self.fast
+
     def path_number(self, path: Path) -> int:
-        if path not in self.paths:
-            self.paths.append(path)
-        return self.paths.index(path)
+        if path in self.paths:
+            return self.paths.index(path)
+        self.paths.append(path)
+        return len(self.paths) - 1
 
     def constant(self, value: str) -> str:
         name = f"c{len(self.constants)}"
@@ -77,28 +72,47 @@ class Translation:
         return name
 
 
-_COMPARISONS = frozenset(["==", "!=", "<", "<=", ">", ">=", "in"])
-Forms = tuple[str, str]  # (fast, slow)
+# How tightly operators bind, as in minijinja; unary ones, filters and tests bind tighter still.
+_NEGATION, _COMPARISON, _SUM = 3, 4, 5
+_BINDING = (
+    {"or": 1, "and": 2, "+": _SUM, "-": _SUM, "~": 6, "*": 7, "/": 7, "//": 7, "%": 7, "**": 8}
+    | dict.fromkeys(["==", "!=", "<", "<=", ">", ">=", "in"], _COMPARISON)
+    | {"not": _COMPARISON}  # `not in`
+)
+_POSTFIX = frozenset(".[(")
+_ROOTS = frozenset(KNOWN_ROOTS)
+_NEGATIVE = re.compile(r"\(-(\d+)\)")
+_GUARDED = {"+": "add_", "~": "cat_", "*": "mul_"}  # operators that become calls
+_VALUES: dict[str, Any] = {"true": True, "false": False, "none": None}
+# What a path is until it is spelled out; the signs stand nowhere else in a translation.
+_MARK = re.compile(r"([@$?])([0-9]+)")
+_SLOW = {"@": "at_", "$": "may_", "?": "has_"}  # a value, a value or none, whether there is one
+FIRST_PATH = "@0"
 
 
 @dataclass(slots=True)
 class Code:
-    """A translated part, in its two forms.
+    """A translated part, and its term.
 
-    `lenient` are the forms that give none (or undefined) for a missing value, used inside `default`; `defined` those of
-    `… is defined`. None: the strict forms do.
+    `lenient` is the text that gives none (or undefined) for a missing value, used inside `default`; `defined` that of
+    `… is defined`. None: the strict text does.
     """
 
-    forms: Forms
+    text: str
+    term: Term
     depth: int = 1
-    lenient: Forms | None = None
-    defined: Forms | None = None
-    path: Path | None = None
-    literal: str | int | None = None
+    lenient: str | None = None
+    defined: str | None = None
 
     @classmethod
-    def of(cls, text: str, literal: str | int | None = None) -> Code:
-        return cls((text, text), literal=literal)
+    def of(cls, text: str, term: Term = UNKNOWN) -> Code:
+        return cls(text, term)
+
+    @property
+    def literal(self) -> str | int | None:
+        """The string or integer that it is, if it is one."""
+        value = self.term.value if isinstance(self.term, Constant) else None
+        return value if type(value) in (str, int) else None
 
 
 class Parser(Reader):
@@ -118,115 +132,134 @@ class Parser(Reader):
         self.in_loop = in_loop
         self.depth = 0
 
-    # ── operators, loosest first ──────────────────────────────────────────────────────────────────────────────────
+    # ── operators ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def expression(self) -> Code:
         """One expression, `a if b else c` included."""
-        self.depth += 1
-        if self.depth > EXPRESSION_DEPTH:
-            raise self.error(f"The expression is nested deeper than {EXPRESSION_DEPTH} levels.", "limit.expression")
-        value = self.either()
+        self.deeper()
+        value = self.binary(0)
         if self.skip("if"):
             condition = self.either()
             if not self.skip("else"):
                 raise self.error("`… if …` needs an `else`: without it the value may be undefined.")
-            value = self.join("({} if {} else {})", value, condition, self.expression())
+            other = self.expression()
+            term = Operation("if", (condition.term, value.term, other.term))
+            value = self.join(term, "({} if {} else {})", value, condition, other)
         self.depth -= 1
         return value
 
-    def join(self, pattern: str, *parts: Code) -> Code:
-        """The parts put into the pattern's places."""
-        depth = 1 + max((part.depth for part in parts), default=0)
-        if depth > EXPRESSION_DEPTH:
-            raise self.error(f"The expression is nested deeper than {EXPRESSION_DEPTH} levels.", "limit.expression")
-        return Code(_fill(pattern, [part.forms for part in parts]), depth)
-
-    def chain(self, below: Callable[[], Code], signs: dict[str, str]) -> Code:
-        """`a + b + c`: equal signs in a row become one flat form, so that long sums are not deep."""
-        value = below()
-        while (sign := self.token.text) in signs and self.token.kind != "string":
-            parts = [value]
-            while self.skip(sign):
-                parts.append(below())
-            pattern = signs[sign]
-            separator = f" {sign} " if pattern.startswith("(") else ", "
-            value = self.join(pattern.replace("…", separator.join(["{}"] * len(parts))), *parts)
-        return value
-
-    def either(self) -> Code:
-        return self.chain(self.both, {"or": "(…)"})
-
-    def both(self) -> Code:
-        return self.chain(self.negation, {"and": "(…)"})
-
-    def negation(self) -> Code:
-        return self.nested("(not {})", self.negation) if self.skip("not") else self.comparison()
-
-    def nested(self, pattern: str, below: Callable[[], Code]) -> Code:
+    def deeper(self) -> None:
         self.depth += 1
         if self.depth > EXPRESSION_DEPTH:
-            raise self.error(f"The expression is nested deeper than {EXPRESSION_DEPTH} levels.", "limit.expression")
-        value = self.join(pattern, below())
+            raise self.too_deep()
+
+    def too_deep(self) -> ExpressionError:
+        return self.error(f"The expression is nested deeper than {EXPRESSION_DEPTH} levels.", "limit.expression")
+
+    def join(self, term: Term, pattern: str, *parts: Code) -> Code:
+        """The parts put into the pattern's places."""
+        return Code(pattern.format(*[part.text for part in parts]), term, self.depth_above(parts))
+
+    def depth_above(self, parts: Sequence[Code]) -> int:
+        depth = 1
+        for part in parts:
+            if part.depth >= depth:
+                depth = part.depth + 1
+        if depth > EXPRESSION_DEPTH:
+            raise self.too_deep()
+        return depth
+
+    def either(self) -> Code:
+        """Anything but `a if b else c`."""
+        return self.binary(0)
+
+    def binary(self, level: int) -> Code:
+        """Values joined by operators that bind at least as tightly as `level`."""
+        is_negated = level <= _NEGATION and self.tokens[self.place] == "not"
+        value = self.negation() if is_negated else self.unary()
+        while (binding := _BINDING.get(sign := self.tokens[self.place], -1)) >= level:
+            if binding != _COMPARISON:
+                value = self.chain(value, sign, binding)
+            elif self.comparison_sign(self.place):
+                value = self.comparison(value)
+            else:
+                break
+        return value
+
+    def chain(self, value: Code, sign: str, binding: int) -> Code:
+        """`a + b + c`: equal signs in a row become one flat form, so that long sums are not deep."""
+        parts = [value]
+        while self.skip(sign):
+            parts.append(self.binary(binding + 1))
+        call = _GUARDED.get(sign, "")
+        separator = ", " if call else f" {sign} "
+        return self.joined(Operation(sign, _terms(parts)), f"{call}(", parts, ")", separator)
+
+    def negation(self) -> Code:
+        self.place += 1
+        self.deeper()
+        value = self.binary(_NEGATION)
+        value = self.join(Operation("not", (value.term,)), "(not {})", value)
         self.depth -= 1
         return value
 
-    def comparison(self) -> Code:
-        value = self.sum()
-        parts, pattern = [value], "{}"
-        while sign := self.comparison_sign():
-            parts.append(self.sum())
+    def comparison(self, value: Code) -> Code:
+        parts, pattern, last = [value], "{}", ""
+        while sign := self.comparison_sign(self.place):
+            self.place += 2 if sign == "not in" else 1
+            parts.append(self.binary(_SUM))
             pattern += f" {sign} {{}}"
-        if len(parts) == 1:
-            return value
+            last = sign
         self.translation.work += len(parts)
-        return self.join(f"({pattern})", *[self.charged(part) for part in parts])
+        term = Operation(last.removeprefix("not "), tuple([part.term for part in parts]))
+        return self.join(term, f"({pattern})", *[self.charged(part) for part in parts])
 
-    def comparison_sign(self) -> str:
-        if self.at("not") and self.following.text == "in":
-            self.place += 2
-            return "not in"
-        if self.token.kind != "string" and self.token.text in _COMPARISONS:
-            return self.take().text
-        return ""
+    def comparison_sign(self, place: int) -> str:
+        """The sign of comparison that stands there, or nothing."""
+        sign = self.tokens[place]
+        if sign == "not":
+            return "not in" if self.tokens[place + 1] == "in" else ""
+        return sign if _BINDING.get(sign) == _COMPARISON else ""
 
     def charged(self, value: Code) -> Code:
         """Inside a loop an operand pays for its size: minijinja's fuel counts operations, not what each costs."""
         if not self.in_loop or value.literal is not None:
             return value
-        return self.join("use_({})", value)
-
-    def sum(self) -> Code:
-        return self.chain(self.concatenation, {"+": "add_(…)", "-": "(…)"})
-
-    def concatenation(self) -> Code:
-        return self.chain(self.product, {"~": "cat_(…)"})
-
-    def product(self) -> Code:
-        return self.chain(self.power, {"*": "mul_(…)", "/": "(…)", "//": "(…)", "%": "(…)"})
-
-    def power(self) -> Code:
-        return self.chain(self.unary, {"**": "(…)"})
+        return self.join(value.term, "use_({})", value)
 
     def unary(self) -> Code:
-        return self.filters(self.signed())
+        value = self.signed()
+        while (sign := self.tokens[self.place]) == "|" or sign == "is":
+            self.place += 1
+            value = self.filter(value) if sign == "|" else self.test(value)
+        return value
 
     def signed(self) -> Code:
-        if self.skip("-"):
-            return self.nested("(-{})", self.signed)
-        return self.postfix(*self.primary())
+        token = self.tokens[self.place]
+        if token != "-":
+            value, root = self.primary(token)
+            if value is None or self.tokens[self.place] in _POSTFIX:
+                value = self.postfix(value, root)
+            return value
+        self.place += 1
+        self.deeper()
+        value = self.signed()
+        value = self.join(Operation("-", (Constant(0), value.term)), "(-{})", value)
+        self.depth -= 1
+        return value
 
     # ── values ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def primary(self) -> tuple[Code | None, str]:
+    def primary(self, token: Token) -> tuple[Code | None, str]:
         """A value, or None and the name of a root whose path follows."""
-        kind, text = self.token
+        kind = kind_of(token)
         if kind == "name":
-            return self.named(text)
+            return self.named(token)
         if kind == "string":
-            return self.string(text), ""
+            return self.string(token), ""
         if kind == "number":
             self.place += 1
-            return self.number(text), ""
+            return self.number(token), ""
         if self.skip("("):
             return self.parentheses(), ""
         if self.skip("["):
@@ -237,28 +270,33 @@ class Parser(Reader):
 
     def string(self, written: str) -> Code:
         self.place += 1
-        if self.token.kind == "string":
+        if kind_of(self.token) == "string":
             raise self.error("Two strings stand side by side; join them with `~`.")
         text = unquote(written, self.source)
-        return Code.of(self.translation.constant(text), text)
+        return Code(self.translation.constant(text), Constant(text))
 
     def list_of(self, parts: list[Code]) -> Code:
-        return self.join("[" + ", ".join(["{}"] * len(parts)) + "]", *parts)
+        return self.joined(Operation("list", _terms(parts)), "[", parts, "]")
+
+    def joined(self, term: Term, opening: str, parts: list[Code], closing: str, separator: str = ", ") -> Code:
+        """The parts side by side."""
+        text = opening + separator.join([part.text for part in parts]) + closing
+        return Code(text, term, self.depth_above(parts))
 
     def number(self, text: str) -> Code:
-        if re.fullmatch(r"[\d_]+", text):
-            digits = text.replace("_", "")
+        digits = text.replace("_", "")
+        if digits.isdecimal():
             if len(digits) > 38:
                 raise self.error("The integer is too large; at most 38 digits are possible.")
-            return Code.of(digits, int(digits))
-        number = float(text.replace("_", ""))
+            return Code(digits, Constant(int(digits)))
+        number = float(digits)
         if number == float("inf"):
             raise self.error(f"The number {text} is too large.")
-        return Code.of(repr(number))
+        return Code(repr(number), Constant(number))
 
     def parentheses(self) -> Code:
         if self.skip(")"):
-            return Code.of("[]")
+            return Code.of("[]", Operation("list"))
         value = self.expression()
         if self.skip(")"):
             return value
@@ -285,20 +323,23 @@ class Parser(Reader):
             if not self.skip(","):
                 self.expect("}")
                 break
-        return self.join("{{" + ", ".join(["{}: {}"] * (len(parts) // 2)) + "}}", *parts)
+        pattern = "{{" + ", ".join(["{}: {}"] * (len(parts) // 2)) + "}}"
+        return self.join(Operation("object", _terms(parts)), pattern, *parts)
 
     def named(self, name: str) -> tuple[Code | None, str]:
+        if name in _ROOTS and name not in self.names:
+            self.place += 1
+            return None, name
         if name in KEYWORDS and name not in CONSTANTS:
             raise self.unexpected("a value")
         self.place += 1
         if name in CONSTANTS:
-            return Code.of(CONSTANTS[name]), ""
+            text = CONSTANTS[name]
+            return Code.of(text, Constant(_VALUES[text])), ""
         if name in self.names:
             return (self.loop_field() if name == "loop" else Code.of(f"v_{name}")), ""
         if name in FUNCTIONS:
             return self.call(name), ""
-        if name in KNOWN_ROOTS:
-            return None, name
         following = " Functions other than `range` do not exist here." if self.at("(") else ""
         known = ", ".join(KNOWN_ROOTS)
         raise self.error(f"The name `{name}` is unknown; known are {known}.{following}{nearest(name, KNOWN_ROOTS)}")
@@ -313,19 +354,16 @@ class Parser(Reader):
     def call(self, name: str) -> Code:
         self.expect("(")
         parts = self.listed(")")
-        return self.join(f"{name}(" + ", ".join(["{}"] * len(parts)) + ")", *parts)
+        return self.joined(Operation(name, _terms(parts)), f"{name}(", parts, ")")
 
     # ── fields, indexes and slices ────────────────────────────────────────────────────────────────────────────────
 
     def postfix(self, value: Code | None, root: str) -> Code:
         keys: list[str | int] = []
-        while self.token.kind == "sign" and self.token.text in ".[(":
-            sign = self.take().text
+        while (sign := self.tokens[self.place]) in _POSTFIX:
+            self.place += 1
             if sign == "(":
                 raise self.error("Only `range` can be called; use filters instead of methods, such as `| upper`.")
-            if sign == "." and self.token.kind == "number" and self.token.text.isdigit():
-                keys.append(int(self.take().text))
-                continue
             if sign == ".":
                 keys.append(self.field_name())
                 continue
@@ -338,19 +376,22 @@ class Parser(Reader):
             elif keys:
                 value = self.access(value, keys)
             keys = []
-            value = self.cut(value, key) if isinstance(key, list) else self.dynamic(value, key)
+            value = self.cut(value, key) if isinstance(key, list) else self.reach(value, [key])
         if value is None:
             return self.path(root, keys)
         return self.access(value, keys) if keys else value
 
-    def field_name(self) -> str:
-        if self.token.kind != "name":
+    def field_name(self) -> str | int:
+        token = self.tokens[self.place]
+        kind = kind_of(token)
+        if kind != "name" and not (kind == "number" and token.isdigit()):
             raise self.unexpected("a field name after `.`")
-        return self.take().text
+        self.place += 1
+        return token if kind == "name" else int(token)
 
     def subscript(self) -> Code | list[Code]:
         """The key between brackets, or the three parts of a slice."""
-        none = Code.of("none")
+        none = Code.of("none", Constant(None))
         parts = [none, none, none]
         count = 0
         while True:
@@ -368,8 +409,8 @@ class Parser(Reader):
 
     def key(self) -> Code:
         code = self.expression()
-        if match := re.fullmatch(r"\(-(\d+)\)", code.forms[0]):
-            code.literal = -int(match[1])
+        if match := _NEGATIVE.fullmatch(code.text):
+            code.term = Constant(-int(match[1]))
         return code
 
     def path(self, root: str, keys: list[str | int], dynamic: bool = False) -> Code:
@@ -382,42 +423,28 @@ class Parser(Reader):
                 raise self.error(f"A secret is a string; `secrets.{keys[0]}` has no fields.")
         path = Path(root, tuple(keys))
         number = self.translation.path_number(path)
-        return Code(
-            (f"p{number}", f"at_({number})"),
-            lenient=(f"p{number}", f"may_({number})"),
-            defined=("true", f"has_({number})"),
-            path=path,
-        )
+        return Code(f"@{number}", path, 1, f"${number}", f"?{number}")
 
     def access(self, value: Code, keys: list[str | int]) -> Code:
         names = [self.translation.constant(key) if isinstance(key, str) else str(key) for key in keys]
-        return self.reach(value, [Code.of(name) for name in names])
-
-    def dynamic(self, value: Code, key: Code) -> Code:
-        return self.reach(value, [key])
+        return self.reach(value, [Code.of(name, Constant(key)) for name, key in zip(names, keys, strict=True)])
 
     def reach(self, value: Code, keys: list[Code]) -> Code:
         """A field that is only known at run time. Where it may be missing, `find_` gives none instead of an error."""
         pattern = "_({}" + ", {}" * len(keys) + ")"
-        code = self.join("get" + pattern, value, *keys)
-        inner = [value.lenient or value.forms, *[key.forms for key in keys]]
-        code.lenient = _fill("find" + pattern, inner)
-        code.defined = _fill("exists" + pattern, inner)
+        term = value.term
+        for key in keys:
+            term = _reached(term, key)
+        code = self.join(term, "get" + pattern, value, *keys)
+        inner = [value.lenient or value.text, *[key.text for key in keys]]
+        code.lenient = "find" + pattern.format(*inner)
+        code.defined = "exists" + pattern.format(*inner)
         return code
 
     def cut(self, value: Code, parts: list[Code]) -> Code:
-        return self.join("slice_({}, {}, {}, {})", value, *parts)
+        return self.join(Operation("slice", _terms([value, *parts])), "slice_({}, {}, {}, {})", value, *parts)
 
     # ── filters and tests ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def filters(self, value: Code) -> Code:
-        while True:
-            if self.skip("|"):
-                value = self.filter(value)
-            elif self.skip("is"):
-                value = self.test(value)
-            else:
-                return value
 
     def filter(self, value: Code) -> Code:
         name = self.name()
@@ -427,11 +454,14 @@ class Parser(Reader):
             raise self.error(f"There is no filter `{name}`.{advice}")
         arguments = self.arguments()
         self.translation.work += 1
+        term = Applied(name, (value.term, *[code.term for _, code in arguments]))
         if name == "default":
-            return self.default(value, arguments)
+            if value.lenient:
+                value = Code(value.lenient, value.term, value.depth)
+            return self.apply(term, value, name, arguments)
         value = self.charged(value)
         if name == "map":
-            if mapped := self.mapped_attribute(value, arguments):
+            if mapped := self.mapped_attribute(term, value, arguments):
                 return mapped
             self.literal(arguments, 0, "map", FILTERS)
         elif name in ("select", "reject") and arguments:
@@ -440,19 +470,20 @@ class Parser(Reader):
             self.literal(arguments, 1, name, TESTS | SIGN_TESTS)
         if name in ATTRIBUTE_FILTERS:
             self.check_attribute(name, arguments)
-        code = self.apply(value, name, arguments)
+        code = self.apply(term, value, name, arguments)
         if name in MAY_BE_EMPTY:
-            strict = self.apply(self.join("filled_({})", value), name, arguments)
-            strict.lenient = code.forms
-            strict.defined = _fill("({} is defined)", [code.forms])
+            strict = self.apply(term, self.join(value.term, "filled_({})", value), name, arguments)
+            strict.lenient = code.text
+            strict.defined = f"({code.text} is defined)"
             return strict
         return code
 
-    def apply(self, value: Code, name: str, arguments: list[tuple[str, Code]]) -> Code:
-        pattern = "({}|" + name
-        if arguments:
-            pattern += "(" + ", ".join(f"{key}={{}}" if key else "{}" for key, _ in arguments) + ")"
-        return self.join(pattern + ")", value, *[code for _, code in arguments])
+    def apply(self, term: Term, value: Code, name: str, arguments: list[tuple[str, Code]]) -> Code:
+        if not arguments:
+            return Code(f"({value.text}|{name})", term, self.depth_above([value]))
+        given = ", ".join([f"{key}={code.text}" if key else code.text for key, code in arguments])
+        depth = self.depth_above([value, *[code for _, code in arguments]])
+        return Code(f"({value.text}|{name}({given}))", term, depth)
 
     def arguments(self) -> list[tuple[str, Code]]:
         """The arguments in parentheses, if there are any: (name or "", value)."""
@@ -461,7 +492,7 @@ class Parser(Reader):
             return arguments
         while not self.skip(")"):
             key = ""
-            if self.token.kind == "name" and self.following == ("sign", "="):
+            if self.tokens[self.place + 1] == "=" and kind_of(self.token) == "name":
                 key = self.name()
                 self.expect("=")
             elif arguments and arguments[-1][0]:
@@ -472,17 +503,14 @@ class Parser(Reader):
                 break
         return arguments
 
-    def default(self, value: Code, arguments: list[tuple[str, Code]]) -> Code:
-        return self.apply(Code(value.lenient or value.forms, value.depth), "default", arguments)
-
-    def mapped_attribute(self, value: Code, arguments: list[tuple[str, Code]]) -> Code | None:
+    def mapped_attribute(self, term: Term, value: Code, arguments: list[tuple[str, Code]]) -> Code | None:
         """`map(attribute='a.b')`, done by ours: a row without the attribute is an error unless `default` is given."""
         named = dict(arguments)
         if "attribute" not in named:
             return None
         if unknown := set(named) - {"attribute", "default"}:
             raise self.error(f"`map(attribute=…)` takes `default` too, but not `{sorted(unknown)[0] or 'a filter'}`.")
-        return self.apply(value, "attribute", [("", named.pop("attribute")), *named.items()])
+        return self.apply(term, value, "attribute", [("", named.pop("attribute")), *named.items()])
 
     def literal(self, arguments: list[tuple[str, Code]], place: int, name: str, known: Collection[str]) -> None:
         what = "filter" if name == "map" else "test"
@@ -504,31 +532,36 @@ class Parser(Reader):
     def test(self, value: Code) -> Code:
         negated = self.skip("not")
         token = self.take()
-        name = CONSTANTS.get(token.text, token.text)
-        if name not in TESTS or token.kind != "name":
-            raise self.error(f"There is no test `{token.text}`.{nearest(token.text, TESTS)}")
+        name = CONSTANTS.get(token, token)
+        if name not in TESTS:
+            raise self.error(f"There is no test `{token}`.{nearest(token, TESTS)}")
         arguments = [("", self.signed())] if self.starts_value() else self.arguments()
+        term = Applied(name, (value.term, *[code.term for _, code in arguments]), is_test=True)
         if name in ("defined", "undefined"):
-            code = self.defined(value)
-            return self.join("(not {})", code) if negated != (name == "undefined") else code
+            code = (
+                Code(value.defined, term, value.depth) if value.defined else self.join(term, "({} is defined)", value)
+            )
+            return self.join(term, "(not {})", code) if negated != (name == "undefined") else code
         self.translation.work += 1
         pattern = "({} is " + ("not " if negated else "") + name
         if arguments:
             pattern += "(" + ", ".join(["{}"] * len(arguments)) + ")"
-        return self.join(pattern + ")", self.charged(value), *[code for _, code in arguments])
+        return self.join(term, pattern + ")", self.charged(value), *[code for _, code in arguments])
 
     def starts_value(self) -> bool:
         """Whether the argument of a test follows without parentheses, as in `is divisibleby 3`."""
-        kind, text = self.token
+        token = self.token
+        kind = kind_of(token)
         if kind == "name":
-            return text not in KEYWORDS or text in CONSTANTS
-        return kind in ("string", "number") or self.at("[") or self.at("{")
-
-    def defined(self, value: Code) -> Code:
-        if value.defined:
-            return Code(value.defined, value.depth)
-        return self.join("({} is defined)", value)
+            return token not in KEYWORDS or token in CONSTANTS
+        return kind in ("string", "number") or token in ("[", "{")
 
 
-def _fill(pattern: str, parts: list[Forms]) -> Forms:
-    return pattern.format(*[part[0] for part in parts]), pattern.format(*[part[1] for part in parts])
+def _reached(holder: Term, key: Code) -> Term:
+    if isinstance(holder, Path) and key.literal is not None:  # `(inputs.a).b`
+        return Path(holder.root, (*holder.keys, key.literal))
+    return Operation("key", (holder, key.term))
+
+
+def _terms(parts: list[Code]) -> tuple[Term, ...]:
+    return tuple([part.term for part in parts])

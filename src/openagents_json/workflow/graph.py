@@ -14,12 +14,11 @@ from typing import Any
 from openagents_json.errors import ExpressionError, InvalidDefinition, Problem
 from openagents_json.jsondata import plain
 from openagents_json.workflow import limits
-from openagents_json.workflow.expressions import Template, compile_condition, compile_template
+from openagents_json.workflow.expressions import Template, broken_template, compile_condition, compile_template
 from openagents_json.workflow.inputs import PayloadSchema, declared_inputs, secret_names
 from openagents_json.workflow.model import RESERVED_IDS, Case, Catch, Compensate, Step, Workflow
 from openagents_json.workflow.plan import Block, Node, Plan
-from openagents_json.workflow.problems import Problems, member_path, shown
-from openagents_json.workflow.problems import nearest as nearest  # job.store.query has it from here
+from openagents_json.workflow.problems import Problems, member_path, nearest, shown
 
 
 def build_plan(workflow: Workflow) -> Plan:
@@ -243,14 +242,14 @@ class _Planner:
             return compile_template(value)
         except ExpressionError as error:
             self.problem(path, str(error))
-            return compile_template(None)
+            return broken_template(value)
 
     def compile_condition(self, source: str | bool, path: str) -> Template:
         try:
             return compile_condition(source)
         except ExpressionError as error:
             self.problem(path, str(error))
-            return compile_condition(True)
+            return broken_template(source.strip() if isinstance(source, str) else source)
 
     # ── order and names ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,8 +259,9 @@ class _Planner:
         waits: list[int] = []
         outside: set[str] = set()
         loose: set[int] = set()  # nodes that nothing waits for yet: waiting for these is waiting for all before
+        roots = self.roots(block)
         for node in block.nodes:
-            references = self.references(node)
+            references = self.references(node, roots)
             inner = {block.by_id[name].index for name in references if name in block.by_id}
             needed = self.needed(node)
             # A need that stands outside is for the container to wait for, just like a reference.
@@ -292,11 +292,12 @@ class _Planner:
                 names.add(name)
         return names
 
-    def references(self, node: Node) -> set[str]:
+    def references(self, node: Node, roots: set[str]) -> set[str]:
         """Ids of the steps that a node and everything inside it refer to, checked on the way."""
         names: set[str] = set()
-        roots = self.roots(node.block)
         for path, template in node.templates():
+            if template.is_constant:
+                continue
             secrets_allowed = node.component is not None and path.startswith(f"{node.path}.inputs")
             self.check_names(template, path, node.block, node.index, roots, secrets_allowed=secrets_allowed)
             names |= template.steps
@@ -331,13 +332,13 @@ class _Planner:
             found = self.find(name, block, before)
             if isinstance(found, tuple):
                 self.problem(path, *found)
-        for root in sorted(template.roots - roots):
+        for root in sorted(template.roots - roots) if template.roots else ():
             where = _EXISTS_IN.get(root)
             why = f"it exists only {where}" if where else "it does not exist here"
             self.problem(path, f"`{root}` cannot be used here: {why}.")
         if template.secrets and not secrets_allowed:
             self.problem(path, "`secrets` may stand only inside the `inputs` of a component.")
-        if self.input_names is not None:
+        if self.input_names is not None and template.inputs:
             for name in sorted(template.inputs - self.input_names):
                 self.problem(path, f"The workflow has no input {name!r}.", nearest(name, self.input_names))
 

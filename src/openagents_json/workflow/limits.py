@@ -17,5 +17,6 @@ TEMPLATE_BYTES = 64 * 1024  # of one string with expressions in it
 VIEW_BYTES = 64 * 1024 * 1024  # a container's output
 EVENTS_PER_JOB = 100_000
 EVENTS_KEPT_FOR_THE_END = 1_000  # of these, kept for finally steps and the final event
+RESOURCES_PER_JOB = 1_000  # in the cleanup ledger at a time
 MAX_ATTEMPTS = 1_000
 MAX_SECONDS = 366 * 24 * 3600.0  # the longest timeout or delay

@@ -25,6 +25,8 @@ Definition: TypeAlias = Mapping[str, Any] | str | Path
 
 SUFFIXES: dict[str, Language] = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 FOLDER_FILES = 1_000
+_HOLDERS = (Mapping, list, tuple)
+_LEAVES = frozenset([str, int, float, bool, type(None)])  # asked for first: there are many, and it is quick
 
 
 @dataclass(slots=True)
@@ -199,9 +201,9 @@ def _check_size(document: Any) -> None:
         depth += 1
         below: list[Any] = []
         for value in level:
-            members = value.values() if isinstance(value, Mapping) else value
+            members = value.values() if type(value) is dict or isinstance(value, Mapping) else value
             count += len(members)
-            below += [member for member in members if isinstance(member, Mapping | list | tuple)]
+            below += [one for one in members if type(one) not in _LEAVES and isinstance(one, _HOLDERS)]
             if count > limits.DEFINITION_BYTES or len(below) > limits.DEFINITION_BYTES:
                 raise jsondata.TooLarge(count, limits.DEFINITION_BYTES)
         if depth > limits.NESTING:

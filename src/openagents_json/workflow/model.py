@@ -34,6 +34,11 @@ RESERVED_IDS = frozenset(
 LATER_FIELDS = ("concurrency",)
 
 
+def _empty(kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
+    """A field that is empty unless it is given. Pydantic would copy a default, at ten times the price."""
+    return Field(default_factory=kind, json_schema_extra={"default": kind()})
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -48,7 +53,7 @@ class Retry(_Model):
     jitter: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     max_elapsed_seconds: Seconds | None = None
     on: list[str] | None = None
-    not_on: list[str] = []
+    not_on: list[str] = _empty(list)
 
 
 class Repeat(_Model):
@@ -102,8 +107,8 @@ class Compensate(_Model):
     """The call that undoes a completed step when the job fails or is cancelled."""
 
     component: str
-    inputs: dict[str, Any] = {}
-    isolation: Literal["inline", "thread"] | None = None
+    inputs: dict[str, Any] = _empty(dict)
+    isolation: Literal["inline", "thread", "process"] | None = None
     timeout: Seconds | None = None
     retry: Retry | None = None
 
@@ -120,19 +125,19 @@ class Step(_Model):
 
     id: StepId
     note: Any = None
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = _empty(dict)
 
     component: str | None = None
     allow: list[str] | None = None
-    inputs: dict[str, Any] = {}
-    isolation: Literal["inline", "thread"] | None = None
+    inputs: dict[str, Any] = _empty(dict)
+    isolation: Literal["inline", "thread", "process"] | None = None
     effect: Literal["once"] | None = None
-    resources: dict[Annotated[str, Field(max_length=limits.ID_CHARACTERS)], Amount] = {}
+    resources: dict[Annotated[str, Field(max_length=limits.ID_CHARACTERS)], Amount] = _empty(dict)
 
     set: Any = None
 
     foreach: str | list[Any] | None = None
-    steps: list[Step] = []
+    steps: list[Step] = _empty(list)
     concurrency: int | None = Field(default=None, ge=1, le=limits.FOREACH_ITEMS)
     on_item_error: Literal["fail", "skip", "collect"] = "fail"
     spread: bool = False
@@ -141,7 +146,7 @@ class Step(_Model):
     repeat: Repeat | None = None
 
     switch: list[Case] | None = Field(default=None, min_length=1)
-    default: list[Step] = []
+    default: list[Step] = _empty(list)
 
     parallel: dict[StepId, Annotated[list[Step], Field(min_length=1)]] | None = Field(default=None, min_length=1)
     wait_for: Literal["all", "first"] | Annotated[int, Field(ge=1)] = "all"
@@ -162,7 +167,7 @@ class Step(_Model):
     needs: list[str] | None = None
     timeout: Seconds | None = None
     retry: Retry | None = None
-    catch: list[Catch] = []
+    catch: list[Catch] = _empty(list)
     compensate: Compensate | None = None
     continue_on_error: bool = False
     fail_fast: bool = True
@@ -193,18 +198,18 @@ class Workflow(_Model):
     )
     description: str = ""
     note: Any = None
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = _empty(dict)
     priority: Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"] | None = None
     timeout: Seconds | None = None  # of the whole job, from its first start
     # Of a definition that the engine makes for an item of a spreading foreach: the step ids and the names (item,
     # index …) of its parent that it refers to.
-    given: list[str] = []
+    given: list[str] = _empty(list)
     inputs: dict[str, Any] = {"type": "object", "properties": {}}
     steps: list[Step] = Field(min_length=1)
     outputs: Any = None
-    finally_: list[Step] = Field(default=[], alias="finally")
+    finally_: list[Step] = Field(default_factory=list, json_schema_extra={"default": []}, alias="finally")
 
-    document: dict[str, Any] = Field(exclude=True, default={})  # the canonical JSON this was made from
+    document: dict[str, Any] = Field(exclude=True, default_factory=dict)  # the canonical JSON this was made from
 
     @cached_property
     def encoded(self) -> bytes:

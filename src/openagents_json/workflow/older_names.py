@@ -20,6 +20,7 @@ FIELDS = frozenset({"output", "success", "error", "status"})
 FREE_TEXT = frozenset(
     {"id", "note", "metadata", "name", "description", "needs", "allow", "schema", "version", "isolation", "type"}
 )  # fields of a step that hold no expression
+_KEPT_FIELDS = FREE_TEXT | {"steps", "default", "parallel"}
 _OPENING = re.compile(r"\{([{%#])[-+]?")
 _RAW = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}")
 _END_RAW = re.compile(r"\{%[-+]?\s*endraw\s*-?\+?%\}")
@@ -33,8 +34,8 @@ _PART = re.compile(
 )
 # Whether a string can hold what `_PART` is looked for: a quick no for most strings of today.
 _MAYBE = re.compile(
-    r"""\binputs?\b | \bworkflow\b
-      | (?<![\w.]) (?!steps\s*[.\[]) [A-Za-z_][\w-]* \s*\.\s* (?:output|success|error|status)\b""",
+    r"""(?<![\w.])
+    (?: inputs?\b | workflow\b | (?!steps\s*[.\[]) [A-Za-z_][\w-]* \s*\.\s* (?:output|success|error|status)\b)""",
     re.VERBOSE | re.ASCII,
 )
 _KEY_IN_BRACKETS = re.compile(r"\s*\[\s*(?:'([^'\\]*)'|\"([^\"\\]*)\")\s*\]")
@@ -192,7 +193,7 @@ def own_fields(step: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, 
     """A step with every field changed that may hold expressions of its own; nested steps stay as they are."""
     changed: dict[str, Any] = {}
     for name, value in step.items():
-        if name in FREE_TEXT or name.startswith("x-") or name in ("steps", "default", "parallel"):
+        if name in _KEPT_FIELDS or name.startswith("x-"):
             changed[name] = value
         elif name in ("switch", "catch") and isinstance(value, list):
             changed[name] = [

@@ -85,7 +85,7 @@ def member_path(parent: str, key: str | int) -> str:
     """The JSON path of a member: `$.steps`, `$.steps[2]`, `$["a b"]`; printable, and cut where it gets very long."""
     if isinstance(key, int):
         part = f"[{key}]"
-    elif len(key) <= PATH_CHARACTERS and _PLAIN_KEY.fullmatch(key):
+    elif len(key) <= PATH_CHARACTERS and ((key.isascii() and key.isidentifier()) or _PLAIN_KEY.fullmatch(key)):
         part = f".{key}"
     else:
         part = f"[{printable(json.dumps(key[:PATH_CHARACTERS], ensure_ascii=False), PATH_CHARACTERS)}]"

@@ -59,12 +59,46 @@ def mask(value: Any, secrets: Collection[str]) -> Any:
     """
     if not secrets:
         return value
+    return _masked(value, frozenset(secrets) - {""}, _parts(secrets))
+
+
+class TextMask:
+    """Masks the secrets in a text that comes in pieces, also where one piece ends and the next goes on with a secret.
+
+    Not for several threads at a time.
+    """
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._whole = frozenset(secrets) - {""}
+        self._parts = _parts(secrets)
+        self._held = ""  # the end of the text so far, if it may be the beginning of a secret
+
+    def feed(self, piece: str) -> str:
+        """What of the text so far can be told, masked."""
+        text = _masked_text(self._held + piece, self._whole, self._parts)
+        held = max((_beginning(text, part) for part in self._parts), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def end(self) -> str:
+        """The rest: nothing follows."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def _beginning(text: str, part: str) -> int:
+    """How many characters at the end of the text are the beginning of `part`."""
+    longest = min(len(part) - 1, len(text))
+    return next((length for length in range(longest, 0, -1) if text.endswith(part[:length])), 0)
+
+
+def _parts(secrets: Collection[str]) -> list[str]:
     parts: set[str] = set()
     for secret in secrets:
         if len(secret) >= SHORTEST_PART:
             parts |= {secret, *_written(secret)}
     # Longest first: of two secrets, one may begin like the other.
-    return _masked(value, frozenset(secrets) - {""}, sorted(parts, key=len, reverse=True))
+    return sorted(parts, key=len, reverse=True)
 
 
 def _written(secret: str) -> set[str]:

@@ -6,7 +6,8 @@ checked here first and left out of what the model gets; the model then judges ty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -48,8 +49,10 @@ KIND_FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _names(model: type[BaseModel], *left_out: str) -> tuple[str, ...]:
-    return tuple(field.alias or name for name, field in model.model_fields.items() if name not in left_out)
+@cache
+def _names(model: type[BaseModel], *left_out: str) -> dict[str, None]:
+    """The names of the model's fields in their order, for quick questions."""
+    return {field.alias or name: None for name, field in model.model_fields.items() if name not in left_out}
 
 
 _STEP_FIELDS = _names(Step)
@@ -199,8 +202,8 @@ class _Counter:
 def _fields(
     given: Mapping[str, Any],
     path: str,
-    known: Sequence[str],
-    later: Sequence[str],
+    known: Collection[str],
+    later: Collection[str],
     problems: Problems,
     what: str,
 ) -> dict[str, Any]:
@@ -280,8 +283,7 @@ def _sentence(error: ErrorDetails, field: str) -> str:
     if error["type"] == "string_pattern_mismatch":
         return _PATTERNS.get(field, "It does not have the right form.")
     if error["type"] == "literal_error":
-        allowed = f"It must be {context['expected']}."
-        return f'{allowed} "process" {_LATER}.' if field == "isolation" else allowed
+        return f"It must be {context['expected']}."
     return f"{error['msg']}."
 
 

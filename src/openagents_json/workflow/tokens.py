@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+import string
 
 from openagents_json.errors import ExpressionError
 from openagents_json.workflow.vocabulary import KEYWORDS, OPERATOR_WORDS
@@ -12,26 +12,33 @@ EXPRESSION_CHARACTERS = 1_000  # of one {{ }} or {% %}
 EXPRESSION_OPERATORS = 200
 _OPERATORS = OPERATOR_WORDS.union(["**", "//", "==", "!=", "<=", ">=", *"-+*/%~<>|"])
 
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+)
-      | (?P<number>\d[\d_]*(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)?)
-      | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
-      | (?P<sign>\*\*|//|==|!=|<=|>=|[-+*/%~<>=|.,:()\[\]{}])""",
-    re.VERBOSE | re.DOTALL,
-)
+_NUMBER = r"\d[\d_]*(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)?"
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_SIGNS = "-+*/%~<>=|.,:()[]{}"
+_SIGN = r"\*\*|//|==|!=|<=|>=|[-+*/%~<>=|.,:()\[\]{}]"
+_TOKEN = re.compile(f"{_NAME}|{_SIGN}|{_NUMBER}|{_STRING}", re.DOTALL)
+_SPACE = re.compile(r"[ \t\r\n]+")
+_TOKEN_OR_STRAY = re.compile(rf"{_TOKEN.pattern}|[^ \t\r\n]", re.DOTALL)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "\n"}
 
 
-class Token(NamedTuple):
-    """One word or sign of an expression, as written."""
+Token = str  # one word or sign of an expression, as written; strings with their quotes
+END = ""  # stands behind the last token
+_KINDS = (
+    dict.fromkeys(string.ascii_letters + "_", "name")
+    | dict.fromkeys(string.digits, "number")
+    | dict.fromkeys("'\"", "string")
+    | dict.fromkeys(_SIGNS + "!", "sign")
+    | {END: "end"}
+)
+_ALONE = frozenset(string.ascii_letters + string.digits + "_" + _SIGNS)  # tokens of one character
 
-    kind: str  # number, name, string, sign, end
-    text: str
 
-
-END = Token("end", "")
+def kind_of(token: Token) -> str:
+    """number, name, string, sign or end."""
+    return _KINDS.get(token[:1], "number")  # digits of other scripts
 
 
 def syntax_error(message: str, expression: str, code: str = "expression.syntax") -> ExpressionError:
@@ -47,6 +54,26 @@ def shorten(text: str) -> str:
 
 def scan(source: str, start: int, closing: str) -> tuple[list[Token], int, bool]:
     """The tokens from `start` to the closing `}}` or `%}`, the place after it, and whether it trims (`-}}`)."""
+    return _scan_plain(source, start, closing) or _scan(source, start, closing)
+
+
+def _scan_plain(source: str, start: int, closing: str) -> tuple[list[Token], int, bool] | None:
+    """The same in one go; None where it takes a closer look: braces, `}}` in a string, and everything wrong."""
+    end = source.find(closing, start)
+    if end < 0 or end - start > EXPRESSION_CHARACTERS:
+        return None
+    written = source[start:end]
+    if "{" in written or "}" in written:
+        return None
+    trims = written.endswith("-")
+    tokens = _TOKEN_OR_STRAY.findall(written[:-1] if trims else written)
+    for token in tokens:
+        if len(token) == 1 and token not in _ALONE and not token.isdecimal():
+            return None
+    return tokens, end + 2, trims
+
+
+def _scan(source: str, start: int, closing: str) -> tuple[list[Token], int, bool]:
     tokens: list[Token] = []
     position, braces = start, 0
     while True:
@@ -58,17 +85,19 @@ def scan(source: str, start: int, closing: str) -> tuple[list[Token], int, bool]
                 return tokens, position + 2, False
             if source.startswith("-" + closing, position):
                 return tokens, position + 3, True
+        if space := _SPACE.match(source, position):
+            position = space.end()
+            continue
         match = _TOKEN.match(source, position)
         if match is None:
             written = source[start - 2 : position + 20]
             if position >= len(source):
                 raise syntax_error(f"The expression is not closed; `{closing}` is missing.", written)
             raise syntax_error(f"The character {source[position]!r} cannot stand here.", written)
-        kind, text = match.lastgroup or "", match.group()
+        token = match.group()
         position = match.end()
-        if kind != "space":
-            tokens.append(Token(kind, text))
-            braces = max(0, braces + (text == "{") - (text == "}"))
+        tokens.append(token)
+        braces = max(0, braces + (token == "{") - (token == "}"))
 
 
 class Reader:
@@ -78,7 +107,11 @@ class Reader:
         self.tokens = [*tokens, END, END]
         self.source = source
         self.place = 0
-        operators = sum(token.text in _OPERATORS and token.kind != "string" for token in tokens)
+        if len(tokens) > EXPRESSION_OPERATORS:
+            self.count_operators()
+
+    def count_operators(self) -> None:
+        operators = sum(token in _OPERATORS for token in self.tokens)
         if operators > EXPRESSION_OPERATORS:
             message = f"The expression has {operators} operators; {EXPRESSION_OPERATORS} are allowed."
             raise self.error(f"{message} Split it with `set` steps.", "limit.expression")
@@ -93,17 +126,16 @@ class Reader:
 
     def take(self) -> Token:
         token = self.tokens[self.place]
-        if token is not END:
+        if token != END:
             self.place += 1
         return token
 
     def at(self, text: str) -> bool:
-        """Whether this sign or word comes next (a string of the same letters does not count)."""
-        token = self.tokens[self.place]
-        return token.text == text and token.kind != "string"
+        """Whether this sign or word comes next (a string of the same letters does not count: it has its quotes)."""
+        return self.tokens[self.place] == text
 
     def skip(self, text: str) -> bool:
-        if self.at(text):
+        if self.tokens[self.place] == text:
             self.place += 1
             return True
         return False
@@ -113,21 +145,21 @@ class Reader:
             raise self.unexpected(f"`{text}`")
 
     def name(self) -> str:
-        token = self.token
-        if token.kind != "name" or token.text in KEYWORDS:
+        token = self.tokens[self.place]
+        if kind_of(token) != "name" or token in KEYWORDS:
             raise self.unexpected("a name")
         self.place += 1
-        return token.text
+        return token
 
     def finish(self) -> None:
-        if self.token is not END:
+        if self.token != END:
             raise self.unexpected("the end")
 
     def error(self, message: str, code: str = "expression.syntax") -> ExpressionError:
         return syntax_error(message, self.source, code)
 
     def unexpected(self, wanted: str) -> ExpressionError:
-        found = f"`{shorten(self.token.text)}`" if self.token is not END else "the end"
+        found = f"`{shorten(self.token)}`" if self.token != END else "the end"
         return self.error(f"Expected {wanted} but found {found}.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openagents_json import jsondata
-from openagents_json.components import Component, ComponentRegistry
+from openagents_json.components import Component, ComponentRegistry, why_not_in_process
 from openagents_json.workflow.checking.inference import find_component
 from openagents_json.workflow.mismatch import Mismatches
 from openagents_json.workflow.plan import Node, Plan
@@ -78,6 +78,8 @@ class ComponentUse:
             message = f"Component {shown(component.name)} runs in a {place}; inline it would block the event loop."
             advice = 'Leave `isolation` out, or register the component with isolation="inline" if it is quick.'
             self.problems.add(f"{node.path}.isolation", message, advice)
+        elif (asked or component.isolation) == "process" and (why_not := why_not_in_process(component)) is not None:
+            self.problems.add(f"{node.path}.isolation" if asked else f"{node.path}.component", why_not)
 
     def check_names(self, node: Node, component: Component) -> None:
         schema = component.input_schema

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from openagents_json.workflow.checking.inference import (
@@ -13,15 +13,15 @@ from openagents_json.workflow.checking.inference import (
     node_is_fixed,
 )
 from openagents_json.workflow.checking.term_types import Place
-from openagents_json.workflow.checking.terms import Reference, Use, read_text, uses_of
 from openagents_json.workflow.checking.types import ANY, LIST, STRING, NoField, Type, member, misfit, of_schema
 from openagents_json.workflow.checking.types import NUMBER as NUMBERS
+from openagents_json.workflow.checking.uses import Use, uses_of
 from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.inputs import secret_names
 from openagents_json.workflow.model import Workflow
 from openagents_json.workflow.plan import Node
 from openagents_json.workflow.problems import Problems, member_path, shown
-from openagents_json.workflow.templates import has_markup
+from openagents_json.workflow.terms import Path
 
 NOT_BOOLEAN = "Compare, or use `is not none` or `| length > 0`."
 NULL_CONDITION = "Compare with `is not none`."
@@ -54,12 +54,13 @@ class DataFlow:
     def node(self, node: Node) -> None:
         place = self.inference.place(node)
         around = self.inference.block_place(node.block)
-        wanted = {member_path(f"{node.path}.inputs", name): one for name, one in self.wanted_inputs(node).items()}
+        types = self.wanted_inputs(node)
+        wanted = {member_path(f"{node.path}.inputs", name): types[name] for name in node.inputs if name in types}
         for path, template in node.templates():
             if not template.is_constant:
                 given = wanted.get(path, ANY)
                 takes_null = given.is_known and given.may_be("null")
-                self.references(template, path, around if path == f"{node.path}.condition" else place, takes_null)
+                self.references(template, path, around if template is node.condition else place, takes_null)
                 self.fit(template, path, place, given)
         self.conditions(node, around, place)
         self.values(node, place)
@@ -67,18 +68,18 @@ class DataFlow:
 
     def conditions(self, node: Node, around: Place, place: Place) -> None:
         if node.condition is not None:
-            self.condition(node.step.condition, f"{node.path}.condition", around)
-        for index, case in enumerate(node.step.switch or ()):
-            self.condition(case.when, f"{node.path}.switch[{index}].when", place)
-        if node.step.repeat is not None and node.until is not None:
+            self.condition(node.condition, f"{node.path}.condition", around)
+        for index, case in enumerate(node.cases):
+            self.condition(case, f"{node.path}.switch[{index}].when", place)
+        if node.until is not None:
             path, inside = f"{node.path}.repeat.until", self.inference.block_place(inner_block(node))
             self.references(node.until, path, inside)
-            self.condition(node.step.repeat.until, path, inside)
+            self.condition(node.until, path, inside)
 
-    def condition(self, source: Any, path: str, place: Place) -> None:
-        if not isinstance(source, str):
+    def condition(self, template: Template, path: str, place: Place) -> None:
+        if template.text is None:  # true or false
             return
-        found = self.inference.value(source.strip(), place)
+        found = self.inference.value(template, place)
         if not found.alternatives or found.may_be("boolean"):
             return
         advice = NULL_CONDITION if found.kinds == {"null"} else NOT_BOOLEAN
@@ -88,16 +89,16 @@ class DataFlow:
         """The expressions of other fields, which want values of one type."""
         step = node.step
         if node.items is not None and not isinstance(step.foreach, list):
-            self.want(step.foreach, f"{node.path}.foreach", place, LIST, "`foreach` needs a list")
-        if step.wait is not None and isinstance(step.wait.seconds, str):
-            self.want(step.wait.seconds, f"{node.path}.wait.seconds", place, NUMBERS, "`seconds` must be a number")
+            self.want(node.items, f"{node.path}.foreach", place, LIST, "`foreach` needs a list")
+        if node.seconds is not None and isinstance(step.wait and step.wait.seconds, str):
+            self.want(node.seconds, f"{node.path}.wait.seconds", place, NUMBERS, "`seconds` must be a number")
         texts = (("component", node.component), ("signal", node.signal), ("workflow", node.child))
         for name, template in texts:
             if template is not None and not template.is_constant:
-                self.want(template.source, f"{node.path}.{name}", place, STRING, f"`{name}` must be a text")
+                self.want(template, f"{node.path}.{name}", place, STRING, f"`{name}` must be a text")
 
-    def want(self, source: Any, path: str, place: Place, wanted: Type, message: str) -> None:
-        found = self.inference.value(source, place)
+    def want(self, template: Template, path: str, place: Place, wanted: Type, message: str) -> None:
+        found = self.inference.value(template, place)
         if misfit(found, wanted) is not None:
             self.problems.add(path, f"{message}, but this is {found.described()}.")
 
@@ -123,7 +124,7 @@ class DataFlow:
     def fit(self, template: Template, path: str, place: Place, wanted: Type) -> None:
         if not wanted.is_known:
             return
-        found = self.inference.value(template.source, place)
+        found = self.inference.value(template, place)
         if (reason := misfit(found, wanted)) is not None:
             self.problems.add(path, reason, _whence(template))
 
@@ -162,30 +163,42 @@ class DataFlow:
     # ── references ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def references(self, template: Template, path: str, place: Place, takes_null: bool = False) -> None:
-        for where, source in _strings(template.source, path):
-            text = read_text(source.strip())
-            for piece in text.pieces:
-                is_handed_on = takes_null and where == path and text.is_value and isinstance(piece.term, Reference)
+        if template.is_constant:
+            return
+        if isinstance(template.members, dict):
+            for name, part in template.members.items():
+                self.references(part, member_path(path, name), place)
+        for index, part in enumerate(template.members if isinstance(template.members, list) else ()):
+            self.references(part, f"{path}[{index}]", place)
+        if template.text is not None:
+            for piece in template.text.pieces:
+                is_handed_on = takes_null and template.text.is_value and isinstance(piece.term, Path)
                 for use in uses_of(piece.term, may_miss=piece.is_guarded):
-                    self.use(use, where, place, is_handed_on)
+                    self.use(use, path, place, is_handed_on)
 
     def use(self, use: Use, path: str, place: Place, takes_null: bool) -> None:
         reference = use.reference
-        if (path, str(reference)) in self.said:
-            return
         found = self.inference.resolve(reference, place)
         if found.broken is not None:
-            if reference.root != "inputs" or found.depth > 0:  # names right under `inputs` are checked with the order
-                self.said.add((path, str(reference)))
+            # Names right under `inputs` are checked with the order.
+            if (reference.root != "inputs" or found.depth > 0) and self.is_new(reference, path):
                 self.broken(use, found.broken, found.depth, path)
-        elif found.reason is not None and not use.may_miss and (found.is_on_the_way or not takes_null):
-            self.said.add((path, str(reference)))
+            return
+        may_be_missing = found.reason is not None and not use.may_miss and (found.is_on_the_way or not takes_null)
+        if may_be_missing and self.is_new(reference, path):
             message = f"`{reference}` may be missing: {found.reason}."
             self.problems.add(path, message, "Use `| default(…)`, or ask in a `condition`.", level="warning")
 
+    def is_new(self, reference: Path, path: str) -> bool:
+        """Whether nothing was said yet about this reference there; from now on, something was."""
+        said = (path, str(reference))
+        is_new = said not in self.said
+        self.said.add(said)
+        return is_new
+
     def broken(self, use: Use, broken: NoField, depth: int, path: str) -> None:
         reference = use.reference
-        holder = Reference(reference.root, reference.keys[:depth])
+        holder = Path(reference.root, reference.keys[:depth])
         key = reference.keys[depth]
         if not broken.holder.may_be("object") or not isinstance(key, str):
             message = f"`{holder}` is {broken.holder.described()}; it has no {_member(key)}."
@@ -228,16 +241,3 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Type]:
         if not isinstance(one, NoField):
             found[name] = one
     return found
-
-
-def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every string with expressions in a value, with its JSON path."""
-    if isinstance(value, str):
-        if has_markup(value):
-            yield path, value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from _strings(part, member_path(path, name))
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from _strings(part, f"{path}[{index}]")

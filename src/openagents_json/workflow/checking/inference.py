@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from openagents_json.components import Component, ComponentRegistry
 from openagents_json.errors import ComponentNotFound, InvalidDefinition, WorkflowNotFound
 from openagents_json.workflow.checking.term_types import Place, Resolved, TermTypes
-from openagents_json.workflow.checking.terms import Reference
 from openagents_json.workflow.checking.types import (
     ANY,
     BOOLEAN,
@@ -30,8 +29,10 @@ from openagents_json.workflow.checking.types import (
     of_schema,
     union,
 )
+from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.model import Workflow
 from openagents_json.workflow.plan import Block, Node, Plan
+from openagents_json.workflow.terms import Path
 
 CHILD_LEVELS = 4  # workflows inside workflows whose outputs are worked out
 STEP_LEVELS = 30  # steps whose outputs are worked out inside each other; in reading order hardly any are
@@ -133,7 +134,7 @@ class Inference:
             case "component":
                 return self.of_components([step.component] if node_is_fixed(node.component) else step.allow)
             case "set":
-                return self.value(step.set, self.place(node)).there()
+                return self.value(node.value, self.place(node)).there()
             case "foreach":
                 return self.foreach(node)
             case "repeat":
@@ -180,7 +181,7 @@ class Inference:
         if found is None:
             self.bodies[block] = ANY  # `last` in a repeat, while its body is worked out
             if block.output is not None:
-                found = self.value(block.output.source, self.block_place(block))
+                found = self.value(block.output, self.block_place(block))
             else:
                 found = self.output(block.nodes[-1]) if block.nodes else ANY
             self.bodies[block] = found
@@ -224,7 +225,7 @@ class Inference:
         for _ in self.walk():
             pass
         if plan.outputs is not None:
-            return self.value(plan.outputs.source, Place(plan.root))
+            return self.value(plan.outputs, Place(plan.root))
         last = plan.root.nodes[-1]
         return object_of({last.id: self.output(last)})
 
@@ -248,13 +249,13 @@ class Inference:
             self.places[block] = found
         return found
 
-    def value(self, value: Any, place: Place) -> Type:
-        """The type of any JSON with expressions in it."""
-        return self.terms.value(value, place)
+    def value(self, template: Template | None, place: Place) -> Type:
+        """The type of any JSON with expressions in it; of nothing, nothing is known."""
+        return ANY if template is None else self.terms.value(template, place)
 
     # ── references ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def resolve(self, reference: Reference, place: Place) -> Resolved:
+    def resolve(self, reference: Path, place: Place) -> Resolved:
         """What a reference is where it stands."""
         current, keys = self.root(reference, place), reference.keys
         start = 1 if reference.root in ("steps", "secrets") else 0
@@ -267,7 +268,7 @@ class Inference:
             current = below
         return Resolved(current, reason or current.reason, reason is not None)
 
-    def root(self, reference: Reference, place: Place) -> Type:
+    def root(self, reference: Path, place: Place) -> Type:
         """What the reference starts at; of `steps` and `secrets`, with the first key."""
         match reference.root:
             case "inputs":
@@ -329,7 +330,7 @@ class Inference:
         while block is not None:
             owner = block.owner
             if owner is not None and owner.step.kind == "foreach" and "item" in block.names:
-                return item_type(self.value(owner.step.foreach, self.place(owner)))
+                return item_type(self.value(owner.items, self.place(owner)))
             block = block.enclosing
         return ANY
 
@@ -337,7 +338,7 @@ class Inference:
         while block is not None:
             owner = block.owner
             if owner is not None and owner.step.repeat is not None and "last" in block.names:
-                return union([self.value(owner.step.repeat.initial, self.place(owner)), self.body(block)])
+                return union([self.value(owner.initial, self.place(owner)), self.body(block)])
             block = block.enclosing
         return ANY
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from openagents_json.workflow.checking.terms import Applied, Constant, Operation, Reference, Term, read_text
 from openagents_json.workflow.checking.types import (
     ANY,
     BOOLEAN,
@@ -24,8 +23,9 @@ from openagents_json.workflow.checking.types import (
     of_value,
     union,
 )
+from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.plan import Block
-from openagents_json.workflow.templates import has_markup
+from openagents_json.workflow.terms import Applied, Constant, Operation, Path, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +57,26 @@ class Resolved:
 class TermTypes:
     """Tells the type of expressions, given what references are."""
 
-    def __init__(self, resolve: Callable[[Reference, Place], Resolved]) -> None:
+    def __init__(self, resolve: Callable[[Path, Place], Resolved]) -> None:
         self.resolve = resolve
 
-    def value(self, value: Any, place: Place) -> Type:
+    def value(self, template: Template, place: Place) -> Type:
         """The type of any JSON with expressions in it."""
-        if isinstance(value, str):
-            if not has_markup(value):
-                return STRING
-            text = read_text(value)
+        if (text := template.text) is not None:
             if not text.pieces:
-                return ANY if "{{" in value else STRING
+                return ANY if "{{" in str(template.source) else STRING
             return self.term(text.pieces[0].term, place) if text.is_value else STRING
-        if isinstance(value, Mapping):
-            return object_of({name: self.value(part, place) for name, part in value.items()})
-        if isinstance(value, list | tuple):
-            items = union([self.value(part, place) for part in value]) if value else None
+        if isinstance(template.members, dict):
+            return object_of({name: self.value(part, place) for name, part in template.members.items()})
+        if isinstance(template.members, list):
+            items = union([self.value(part, place) for part in template.members]) if template.members else None
             return LIST if items is None else list_of(lambda: items)
-        return of_value(value)
+        return of_value(template.source)
 
     def term(self, term: Term, place: Place) -> Type:
         """The type of one expression."""
         match term:
-            case Reference():
+            case Path():
                 return self.resolve(term, place).type
             case Constant():
                 return of_value(term.value)
@@ -125,12 +122,10 @@ class TermTypes:
         name = term.name
         if name in _FILTER_TYPES:
             return _FILTER_TYPES[name]
+        if name == "default":
+            return self.default(term, place)
         value = self.term(term.parts[0], place)
         match name:
-            case "default":
-                others = [self.term(part, place) for part in term.parts[1:2]] or [STRING]
-                missing = isinstance(term.parts[0], Reference) and self.resolve(term.parts[0], place).broken
-                return union(others if missing else [value.without_null(), *others])
             case "select" | "reject" | "selectattr" | "rejectattr" | "sort" | "unique" | "list":
                 if not value.may_be("array") or not value.is_known:
                     return LIST
@@ -145,6 +140,12 @@ class TermTypes:
             case "abs":
                 return value.there() if value.kinds <= {"integer", "number"} else ANY
         return ANY
+
+    def default(self, term: Applied, place: Place) -> Type:
+        first = term.parts[0]
+        resolved = self.resolve(first, place) if isinstance(first, Path) else Resolved(self.term(first, place))
+        others = [self.term(part, place) for part in term.parts[1:2]] or [STRING]
+        return union(others if resolved.broken else [resolved.type.without_null(), *others])
 
 
 _FILTER_TYPES = (

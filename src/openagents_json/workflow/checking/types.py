@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 MAX_ALTERNATIVES = 64  # of one type; a wider one is ANY
 MAX_LEVELS = 12  # how deeply two types are compared, and references followed
@@ -25,7 +25,9 @@ WORDS = {
     "object": "an object",
 }
 
-Later = Callable[[], "Type"]  # a type that is worked out when it is asked for
+_NUMERIC = ("integer", "number")
+
+Later: TypeAlias = "Type | Callable[[], Type]"  # a type, or what works it out when it is asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,13 +61,14 @@ class Type:
         """Whether a value of this JSON type is possible."""
         if self.alternatives is None:
             return True
-        return bool(self.kinds & ({kind, "integer", "number"} if kind in ("integer", "number") else {kind}))
+        wanted = _NUMERIC if kind in _NUMERIC else (kind,)
+        return any(one.kind in wanted for one in self.alternatives)
 
     def without_null(self) -> Type:
         """The type of the value where it is neither null nor missing."""
         if self.alternatives is None:
             return ANY
-        return Type(tuple(one for one in self.alternatives if one.kind != "null"))
+        return Type(tuple([one for one in self.alternatives if one.kind != "null"]))
 
     def or_missing(self, reason: str) -> Type:
         """The type of a value that may also be missing."""
@@ -79,6 +82,10 @@ class Type:
         """`a string or null`; for messages."""
         kinds = self.kinds
         return " or ".join(WORDS[kind] for kind in reversed(KINDS) if kind in kinds) or "something"
+
+
+def _now(later: Later) -> Type:
+    return later if isinstance(later, Type) else later()
 
 
 ANY = Type(None)
@@ -108,8 +115,7 @@ def list_of(items: Later) -> Type:
 
 def object_of(fields: Mapping[str, Type]) -> Type:
     """An object with exactly these fields."""
-    later = {name: (lambda known=known: known) for name, known in fields.items()}
-    return Type((Alternative("object", later, frozenset(fields), closed=True),))
+    return Type((Alternative("object", fields, frozenset(fields), closed=True),))
 
 
 def union(types: Iterable[Type]) -> Type:
@@ -117,12 +123,15 @@ def union(types: Iterable[Type]) -> Type:
     several = tuple(types)
     if len(several) == 1:
         return several[0]
-    reason = next((one.reason for one in several if one.reason is not None), None)
+    reason = None
+    for one in several:
+        reason = reason or one.reason
     found: dict[Alternative, None] = {}
     for one in several:
         if one.alternatives is None:
             return Type(None, reason)
-        found |= dict.fromkeys(one.alternatives)
+        for alternative in one.alternatives:
+            found[alternative] = None
     return Type(tuple(found) if several and len(found) <= MAX_ALTERNATIVES else None, reason)
 
 
@@ -249,22 +258,26 @@ def member(value: Type, key: str | int) -> Type | NoField:
     if value.alternatives is None:
         return ANY
     found: list[Type] = []
-    known: dict[str, None] = {}
-    is_certain = True
     for one in value.alternatives:
         if isinstance(key, int):
             if one.kind in ("array", "string"):
-                found.append(STRING if one.kind == "string" else ANY if one.items is None else one.items())
-        elif one.kind == "object" and one.fields is None:
-            return ANY
-        elif one.kind == "object" and one.fields is not None:
+                found.append(STRING if one.kind == "string" else ANY if one.items is None else _now(one.items))
+        elif one.kind == "object":
+            if one.fields is None:
+                return ANY
             if key in one.fields:
-                found.append(one.fields[key]())
-            known |= dict.fromkeys(one.fields)
-            is_certain &= one.closed
-    if found:
+                found.append(_now(one.fields[key]))
+    if len(found) == 1:
+        return found[0]
+    if found or not value.alternatives:
         return union(found)
-    return NoField(value, tuple(known), is_certain) if value.alternatives else ANY
+    return _no_field(value, key)
+
+
+def _no_field(value: Type, key: str | int) -> NoField:
+    objects = [one for one in value.alternatives or () if one.kind == "object" and isinstance(key, str)]
+    known = dict.fromkeys(name for one in objects for name in one.fields or ())
+    return NoField(value, tuple(known), all(one.closed for one in objects))
 
 
 def item_type(value: Type) -> Type:
@@ -272,7 +285,7 @@ def item_type(value: Type) -> Type:
     if value.alternatives is None:
         return ANY
     lists = [one for one in value.alternatives if one.kind == "array"]
-    return union([ANY if one.items is None else one.items() for one in lists])
+    return union([ANY if one.items is None else _now(one.items) for one in lists])
 
 
 def misfit(value: Type, wanted: Type) -> str | None:
@@ -315,7 +328,7 @@ class _Comparison:
         if value.kind != wanted.kind and not {value.kind, wanted.kind} <= {"integer", "number"}:
             return ""
         if value.kind == "array" and value.items is not None and wanted.items is not None:
-            reason = self.misfit(value.items(), wanted.items(), level + 1)
+            reason = self.misfit(_now(value.items), _now(wanted.items), level + 1)
             return f"Its items do not fit: {_inner(reason)}" if reason else None
         if value.kind == "object" and value.fields is not None and wanted.fields is not None:
             return self.objects(value, wanted, level)
@@ -328,7 +341,7 @@ class _Comparison:
         if wanted.closed and (unknown := sorted(value.required - wanted.fields.keys())):
             return f"It has a field {unknown[0]!r}, which is not known there."
         for name in sorted(value.required & wanted.fields.keys()):
-            if reason := self.misfit(value.fields[name](), wanted.fields[name](), level + 1):
+            if reason := self.misfit(_now(value.fields[name]), _now(wanted.fields[name]), level + 1):
                 return f"Its field {name!r} does not fit: {_inner(reason)}"
         return None
 
