@@ -13,11 +13,12 @@
     ├── InvalidInputs              inputs of a job that do not fit the workflow, all problems
     ├── JobError                   (carries job_id)
     │   ├── JobNotFound
+    │   ├── LeakNotFound
     │   ├── AmbiguousJobId         a prefix that fits several jobs
     │   ├── InvalidTransition      a verb that the job's status does not allow
     │   ├── ResultsNotReady        outputs asked of a job that has none (yet)
     │   ├── IdempotencyConflict    the key was used for another body
-    │   └── WaitTimeout            the job was not final in time
+    │   └── WaitTimeout            the job did not become what was waited for in time
     ├── InvalidQuery               a filter, order or cursor of list_jobs that is not understood
     ├── StepFailure                what a component may raise to say more than "failed"
     │   ├── RetryableError         worth another attempt, perhaps after delay_s
@@ -171,6 +172,13 @@ class JobNotFound(JobError):
         super().__init__(f"There is no job {job_id!r}. `openagents jobs list` shows the ones there are.", job_id=job_id)
 
 
+class LeakNotFound(JobError):
+    code = "leak.not_found"
+
+    def __init__(self, key: int) -> None:
+        super().__init__(f"There is no leak {key}. `openagents jobs leaks` shows the ones there are.")
+
+
 class AmbiguousJobId(JobError):
     """A prefix that fits several jobs; `candidates` are some of them."""
 
@@ -210,7 +218,7 @@ class IdempotencyConflict(JobError):
 
 
 class WaitTimeout(JobError):
-    """The job was not final within the time given to `wait`; it goes on."""
+    """The job was not final, or not PAUSED, within the time given to wait for that; it goes on."""
 
     code = "job.wait_timeout"
 

@@ -29,9 +29,14 @@ class Settings(BaseSettings):
     max_jobs: int = Field(default=256, ge=1, le=100_000, description="Jobs that a worker runs at a time")
     max_steps: int = Field(default=1_000, ge=1, le=100_000, description="Steps that a worker runs at a time")
     max_threads: int = Field(default=32, ge=1, le=1_000, description="Of these, steps that run in threads")
+    max_processes: int = Field(default=4, ge=1, le=1_000, description="And steps that run in processes of their own")
+    calls_per_process: int = Field(default=1_000, ge=1, description="Calls after which a process is replaced")
+    capture_output: bool = Field(default=True, description="Keep what components print and log, for `jobs logs`")
+    echo_output: bool = Field(default=True, description="And print it as well, as if nobody kept it")
     linger_s: Seconds = Field(default=5.0, ge=0, description="A job that waits longer than this is let go of")
     lease_s: Seconds = Field(default=30.0, ge=1, description="A worker not heard of for so long counts as dead")
     cancel_grace_s: Seconds = Field(default=10.0, ge=0, description="What cancel gives running attempts to end")
+    kill_s: Seconds = Field(default=2.0, ge=0, description="What a killed process gets to be gone")
     cleanup_timeout_s: Seconds = Field(
         default=600.0, gt=0, description="What compensation gets to undo completed steps, and then the finally steps"
     )

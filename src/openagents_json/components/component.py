@@ -99,6 +99,11 @@ class Component:
         first = self._first_call_async if self.is_async else self._first_call
         return functools.partial(first, agent, instances, arguments)
 
+    @property
+    def origin(self) -> tuple[Any, Agent | None, str]:
+        """Where it comes from: the registered callable, and of a capability its agent and the method's name."""
+        return self._call, self._agent, self._method
+
     def accept_output(self, value: Any, limit_bytes: int = OUTPUT_BYTES) -> Any:
         """A plain JSON copy of what the component returned; pydantic models and dataclasses become objects.
 
@@ -213,9 +218,9 @@ def _isolation(asked: Isolation | None, name: str, agent: Agent | None, *, is_as
     if asked is None:
         return "inline" if is_async else "thread"
     if asked not in get_args(Isolation):
-        raise InvalidComponent(f"Component {name!r} has the unknown isolation {asked!r}: inline or thread.", name=name)
-    if asked == "process":
-        raise InvalidComponent(f"Component {name!r} asks for a process; that comes with a later release.", name=name)
+        raise InvalidComponent(
+            f"Component {name!r} has the unknown isolation {asked!r}: inline, thread or process.", name=name
+        )
     if asked == "thread" and is_async:
         raise InvalidComponent(
             f"Component {name!r} is async and runs inline; only sync functions take a thread.", name=name

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, get_args
 
 from openagents_json.clock import Clock, SystemClock, as_datetime
+from openagents_json.components.link import Link, NoLink, Resource, Until
+from openagents_json.components.output import LOG, LOG_LEVEL, error_of, log_line, sink
+from openagents_json.jsondata import plain
 
 PROGRESS_INTERVAL_US = 50_000
 MESSAGE_CHARACTERS = 500
-
-ReportProgress: TypeAlias = Callable[[float, str], None]
+EMITTED_BYTES = 64 * 1024  # of one `emit`
+RESOURCE_BYTES = 16 * 1024  # of the inputs of a release
+RESOURCE_CHARACTERS = 200  # of a resource's name
 
 _LOGGER = logging.getLogger("openagents_json.step")
 _SYSTEM_CLOCK = SystemClock()
+_NO_LINK = NoLink()
 _lock = (
     threading.Lock()
 )  # guards the waiters and the progress gate of every context: held for nanoseconds, rarely taken
@@ -39,9 +45,18 @@ class StepLogger(_LoggerAdapter):
         kwargs["extra"] = {**(kwargs.get("extra") or {}), **(self.extra or {})}
         return msg, kwargs
 
-
-def _ignore(fraction: float, message: str) -> None:
-    pass
+    def log(self, level: int, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """As any logger. What the program's logging passes over still belongs to the output of the attempt."""
+        if self.isEnabledFor(level):
+            super().log(level, msg, *args, **kwargs)
+        elif level >= LOG_LEVEL and (output := sink.get()) is not None:
+            exc_info = kwargs.get("exc_info")
+            error = sys.exception() if exc_info is True else error_of(exc_info)
+            try:
+                text = str(msg) % args if args else str(msg)
+            except Exception:  # as the logging of the standard library: a bad call of a logger breaks nothing
+                text = f"{msg!r} {args!r}"
+            output.write(LOG, log_line(level, text, error))
 
 
 class StepContext:
@@ -56,15 +71,16 @@ class StepContext:
     __slots__ = (
         "_cancel_reason",
         "_clock",
-        "_deadline_us",
+        "_deferred",
         "_logger",
-        "_report",
         "_reported",
         "_waiters",
         "attempt",
+        "deadline_us",
         "fencing_token",
         "idempotency_key",
         "job_id",
+        "link",
         "step",
         "workflow_id",
     )
@@ -79,7 +95,7 @@ class StepContext:
         fencing_token: int,
         *,
         deadline_us: int | None = None,
-        report: ReportProgress = _ignore,
+        link: Link = _NO_LINK,
         clock: Clock = _SYSTEM_CLOCK,
     ) -> None:
         self.job_id = job_id
@@ -88,8 +104,9 @@ class StepContext:
         self.attempt = attempt
         self.idempotency_key = idempotency_key
         self.fencing_token = fencing_token
-        self._deadline_us = deadline_us
-        self._report = report  # called in the thread that reports
+        self.deadline_us = deadline_us  # None: the attempt has no timeout
+        self.link = link  # the engine's end, which everything that is said here goes to
+        self._deferred: list[Callable[[], Any]] | None = None
         self._clock = clock
         # Written once, by the first cancel; read by anybody without the lock. None: not cancelled.
         self._cancel_reason: str | None = None
@@ -117,7 +134,7 @@ class StepContext:
 
     @property
     def deadline(self) -> datetime | None:
-        return None if self._deadline_us is None else as_datetime(self._deadline_us)
+        return None if self.deadline_us is None else as_datetime(self.deadline_us)
 
     @property
     def logger(self) -> StepLogger:
@@ -169,7 +186,7 @@ class StepContext:
                 if self._waiters is not None and waiter in self._waiters:
                     self._waiters.remove(waiter)
 
-    # ── progress and time ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── progress ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Report how far this attempt is: `fraction` from 0 to 1, `message` of at most 500 characters (cut there).
@@ -188,11 +205,86 @@ class StepContext:
                 if too_soon and not (fraction == 1 and last < 1):
                     return
             self._reported = now_us, fraction
-        self._report(float(fraction), message[:MESSAGE_CHARACTERS])
+        self.link.progress(float(fraction), message[:MESSAGE_CHARACTERS])
+
+    def emit(self, data: Any) -> None:
+        """Show something to those who watch the job now, such as the tokens of an answer that is still being written.
+
+        `data` is plain JSON of at most 64 KiB (`TooLarge`, `NotJson`). No history holds it, and a watcher that is too
+        slow misses some.
+        """
+        self.link.emit(plain(data, limit_bytes=EMITTED_BYTES)[0])
+
+    # ── cleaning up ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def track(
+        self,
+        name: str,
+        release: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        until: Until = "step",
+        keep: bool = False,
+    ) -> str:
+        """Record what this step is about to acquire and how it is given back; returns its id once that is durable.
+
+        Acquire it afterwards: then whatever happens (failure, cancel, kill, a dead worker) the component `release` is
+        called with `inputs` at least once, newest first, so it has to bear being called twice or for nothing. That is
+        when the step has ended, or the job with `until="job"`; `keep=True` leaves it alone if that ended well.
+        """
+        return await asyncio.wrap_future(self.link.track(_resource(name, release, inputs, until, keep)))
+
+    def track_blocking(
+        self,
+        name: str,
+        release: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        until: Until = "step",
+        keep: bool = False,
+    ) -> str:
+        """`track` for sync components that run in a thread or a process. `RuntimeError` in an event loop, which has
+        to go on for the record to be written."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self.link.track(_resource(name, release, inputs, until, keep)).result()
+        raise RuntimeError("track_blocking would stop the event loop: make the component async and await ctx.track(…)")
+
+    def defer(self, function: Callable[[], Any]) -> None:
+        """Call `function` when this attempt has ended, however it ends; the last one deferred is called first.
+
+        For what dies with the process anyway (a client, a file). It may be async in a component that is. Errors are
+        logged and change nothing.
+        """
+        with _lock:
+            if self._deferred is None:
+                self._deferred = []
+            self._deferred.append(function)
+
+    def take_deferred(self) -> Iterator[Callable[[], Any]]:
+        """What was deferred, newest first, each once; what one of them defers comes next. For the engine."""
+        while True:
+            with _lock:
+                if not self._deferred:
+                    return
+                function = self._deferred.pop()
+            yield function
+
+    # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def sleep(self, seconds: float) -> None:
         """Sleep by the job's clock, which tests can move. Cancelling the attempt ends it with `CancelledError`."""
         await self._clock.sleep(seconds)
+
+
+def _resource(name: str, release: str, inputs: Mapping[str, Any] | None, until: Until, keep: bool) -> Resource:
+    if not name or len(name) > RESOURCE_CHARACTERS:
+        raise ValueError(f"The name of a resource has 1 to {RESOURCE_CHARACTERS} characters, not {len(name)}.")
+    if until not in get_args(Until):
+        raise ValueError(f"A resource is kept until the end of its step or job, not until {until!r}.")
+    document, _ = plain(dict(inputs or {}), limit_bytes=RESOURCE_BYTES)
+    return Resource(name, release, document, until, keep)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -29,8 +29,12 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def unrecorded(cls, type: str, at_us: int, data: dict[str, Any]) -> Event:
-        """News for listeners that no history holds (`step.progress`): its number is 0."""
+        """News for listeners that no history holds (`NEWS_TYPES`): its number is 0."""
         return cls(0, type, at_us, data)
+
+    def copied(self) -> Event:
+        """The same event with data of its own."""
+        return msgspec.structs.replace(self, data=_copied(self.data))
 
     def as_dict(self) -> dict[str, Any]:
         """The event as plain JSON: number, type, at (ISO 8601), data."""
@@ -41,14 +45,15 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 EVENT_TYPES: dict[str, tuple[str, str]] = {
     "job.created": (
         "the job is accepted",
-        "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent?",
+        "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent? "
+        "origin? given?",
     ),
     "job.queued": ("it wants a worker", "reason"),
     "job.started": ("a worker takes it for the first time", "worker epoch deadline_us?"),
     "job.continued": ("a worker takes it again", "worker epoch"),
-    "job.pause_requested": ("somebody asked for a pause", "by reason"),
+    "job.pause_requested": ("somebody asked for a pause", "by reason parent_pause?"),
     "job.pause_withdrawn": ("resume came before the pause was effective", "by reason"),
-    "job.paused": ("nothing of it runs any more", ""),
+    "job.paused": ("nothing of it runs any more, and nothing of its children", ""),
     "job.resumed": ("somebody resumed a paused job", "by reason"),
     "job.cancel_requested": ("somebody asked to cancel", "by reason force"),
     "job.priority_changed": ("its priority was changed", "priority was by reason"),
@@ -63,17 +68,34 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "the outcome is decided and the finally steps begin",
         "outcome outputs? error? deadline_us",
     ),
+    "job.releasing": (
+        "the outcome is decided and what is left in the cleanup ledger is released; resources: how many",
+        "outcome resources outputs? error?",
+    ),
     "job.cleanup_timed_out": ("compensation or finally took too long and is ended", "part error"),
     "job.completed": ("final: all went well", "outputs?"),
-    "job.failed": ("final: a step failed for good", "error"),
-    "job.cancelled": ("final: cancelled on request; skipped: what force left out", "by reason force skipped?"),
+    "job.failed": ("final: a step failed for good; children: how many still ran", "error children?"),
+    "job.cancelled": (
+        "final: cancelled on request; skipped: what force left out; rung: the strongest that was needed; how many"
+        " resources were released, and leaked; children: how many still ran",
+        "by reason force skipped? rung? released? leaked? children?",
+    ),
     "attempt.started": (
         "recorded before the component is called; its number is the fencing token",
         "path attempt key component inputs? refs?",
     ),
-    "attempt.failed": ("the attempt raised or ran out of time", "path attempt error retry_at_us? abandoned?"),
-    "attempt.cancelled": ("the attempt was told to stop and has ended", "path attempt reason abandoned?"),
-    "attempt.lost": ("the attempt ended with its worker; what it did is unknown", "path attempt reason abandoned?"),
+    "attempt.failed": (
+        "the attempt raised or ran out of time",
+        "path attempt error retry_at_us? rung? took_us? abandoned?",
+    ),
+    "attempt.cancelled": (
+        "the attempt was told to stop and has ended",
+        "path attempt reason rung? took_us? abandoned?",
+    ),
+    "attempt.lost": (
+        "the attempt ended with its worker; what it did is unknown",
+        "path attempt reason rung? took_us? abandoned?",
+    ),
     "step.completed": (
         "the step ended well; its output is recorded and never changes",
         "path attempt? output? signal? letter? timed_out?",
@@ -81,6 +103,10 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "step.failed": ("the step failed for good; continued: the job goes on", "path error continued?"),
     "step.skipped": ("its condition was false", "path"),
     "step.cancelled": ("the step was stopped with its scope", "path"),
+    "step.taken_over": (
+        "a job that retries another has its result of a step, or one set by hand, and does not run it",
+        "path status output? error? errors? from?",
+    ),
     "step.expanded": ("a foreach knows its items", "path count items? deadline_us?"),
     "step.chosen": ("a switch has taken a case, or none", "path case deadline_us?"),
     "step.forked": ("the branches of a parallel begin", "path deadline_us?"),
@@ -91,7 +117,7 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "step.timed_out": ("a container or child has taken longer than its timeout", "path error"),
     "step.in_doubt": (
         "whether an effect that may happen once has happened is unknown",
-        "path attempt error abandoned?",
+        "path attempt error rung? took_us? abandoned?",
     ),
     "step.resolved": ("somebody said what became of a step in doubt", "path how by reason"),
     "signal.received": ("a signal came; the step that waits for it takes it", "name payload by"),
@@ -99,8 +125,49 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "a child job was created in this commit",
         "path attempt child_id workflow_id version inputs? refs? detached? deadline_us?",
     ),
+    "child.paused": ("a child job is PAUSED; pause: the event of this job that asked for it", "path child_id pause?"),
+    "child.resumed": ("a child job is not PAUSED any more", "path child_id"),
     "child.ended": ("a child job is final", "path child_id status error?"),
+    "resource.tracked": (
+        "an attempt is about to acquire something; its number is the resource's id",
+        "id path attempt name release inputs until keep within_us",
+    ),
+    "release.started": ("recorded before the release of a resource is called", "id attempt"),
+    "release.failed": (
+        "a release raised, ran out of time or was stopped with its worker; it is tried again",
+        "id attempt error retry_at_us rung? took_us? abandoned?",
+    ),
+    "resource.released": ("a resource was given back", "id attempt rung? took_us?"),
+    "resource.leaked": ("a resource was given up at its deadline and moves to the leaks", "id name error"),
 }
+
+# The same of events that no history holds: their number is 0, and only those who listen now hear of them.
+NEWS_TYPES: dict[str, tuple[str, str]] = {
+    "step.progress": ("a component reports how far it is", "path attempt fraction message"),
+    "step.emitted": ("a component shows something, such as the next tokens of an answer", "path attempt data"),
+    "listener.dropped": ("a listener or a live watcher was too slow and missed so many events", "dropped jobs"),
+}
+
+
+def unknown_keys(event: Event) -> set[str]:
+    """What is wrong with the data of an event: keys that its table does not have, and keys of it that are missing.
+    All of them, and the type, for an event whose type is in neither table."""
+    described = EVENT_TYPES.get(event.type) or NEWS_TYPES.get(event.type)
+    if described is None:
+        return {event.type, *event.data}
+    keys = described[1].split()
+    missing = {key for key in keys if not key.endswith("?")} - event.data.keys()
+    return missing | (event.data.keys() - {key.removesuffix("?") for key in keys})
+
+
+def _copied(value: Any) -> Any:
+    """A copy of plain data that shares nothing mutable with it."""
+    if isinstance(value, dict):
+        return {key: _copied(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(member) for member in value]
+    return value
+
 
 _decoder = msgspec.json.Decoder(list[Event])
 

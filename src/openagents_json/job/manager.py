@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets as randomness
 import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from openagents_json.clock import Clock, SystemClock, as_datetime, as_microseconds
+from openagents_json.clock import Clock, SystemClock, as_microseconds
 from openagents_json.components import ComponentRegistry, register_builtins
 from openagents_json.errors import (
     AmbiguousJobId,
     InvalidInputs,
     InvalidTransition,
     JobNotFound,
+    LeakNotFound,
     LeaseLost,
     Problem,
     ResultsNotReady,
@@ -28,13 +31,14 @@ from openagents_json.errors import (
 )
 from openagents_json.ids import SHORT_LENGTH, uuid7
 from openagents_json.job.bus import Bus, Listener, Subscription
-from openagents_json.job.engine import JobMaker, Plans, Settler, Worker
+from openagents_json.job.engine import JobMaker, Plans, Settler, Worker, make_retry, release_leak
 from openagents_json.job.events import Event
+from openagents_json.job.health import health_of
 from openagents_json.job.machine import JobState, Verb, allowed_verbs, is_repeated
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, Page
-from openagents_json.job.store import Claim, JobStore, Request, StoredJob, make_store
-from openagents_json.job.store.query import build_query, encode_cursor
-from openagents_json.job.views import job_of, status_of
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page
+from openagents_json.job.store import Claim, JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
+from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
+from openagents_json.job.views import job_of, output_of, status_of
 from openagents_json.jsondata import NotJson, plain
 from openagents_json.settings import Settings, load_settings
 from openagents_json.workflow import EnvironmentSecrets, SecretProvider, Workflow, WorkflowRegistry, limits
@@ -89,9 +93,9 @@ class JobManager:
             self.settings.lease_s,
         )
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{randomness.token_hex(4)}"
-        self._bus = Bus()
+        self._bus = Bus(self.clock)
         self._plans = Plans(self.store)
-        self._settler = Settler(self.store, self._plans, self._bus, self.clock)
+        self._settler = Settler(self.store, self._plans, self.clock)
         self._maker = JobMaker(self.workflows, self._plans, self.clock)
         self._worker = Worker(
             self.worker_id,
@@ -145,6 +149,7 @@ class JobManager:
             await self._worker.stop(self.settings.stop_timeout_s if timeout_s is None else timeout_s)
             await self._bus.close()
         finally:
+            self._worker.stop_capture()
             await self.store.close()
 
     # ── create and delete ─────────────────────────────────────────────────────────────────────────────────────────
@@ -179,13 +184,59 @@ class JobManager:
             idempotency_key=_key(idempotency_key),
             start=start,
         )
+        job_id = await self._accept(new, state)
+        if start_at is not None:
+            self._worker.due_changed()
+        return job_id
+
+    async def retry_job(
+        self,
+        job_id: str,
+        from_step: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
+        *,
+        by: str | None = None,
+        reason: str | None = None,
+        priority: str | JobPriority | None = None,
+        idempotency_key: str | None = None,
+        start: bool = True,
+    ) -> str:
+        """Make a new job from one that has ended, which takes over recorded results instead of running steps again;
+        the new job's id. It has the same definition, metadata and tags, and the same priority unless another is given.
+
+        From `from_step`, the id of a step of the definition, and all that waits for it, steps run again; the results of
+        the others are taken over. Without it, what was not completed runs again, and of a COMPLETED job everything.
+        `inputs` replace single inputs; results that were made with the old ones stay. `outputs` ({step id: value}) are
+        results set by hand. `InvalidTransition` for a job that has not ended, `InvalidInputs` with every problem.
+        With an `idempotency_key` the same call again returns the same job, as in `create_job`.
+        """
+        _check_reason(reason)
+        stored, origin = await self._load(job_id)
+        if not origin.is_final:
+            allowed = allowed_verbs(origin.status, origin.pause_requested)
+            raise InvalidTransition(job_id, "retry", origin.status, allowed, "only what has ended is retried")
+        new, state = make_retry(
+            self._maker,
+            origin,
+            from_step,
+            inputs or {},
+            outputs or {},
+            by=by,
+            reason=reason,
+            priority=_priority(priority or stored.summary.priority),
+            idempotency_key=_key(idempotency_key),
+            start=start,
+        )
+        return await self._accept(new, state)
+
+    async def _accept(self, new: NewJob, state: JobState) -> str:
+        """Write a new job and set it going; its id, or that of the one that its idempotency key was used for."""
         job_id = await self.store.create(new)
         if job_id == new.job_id:
             self._bus.publish(state, new.events)
-        if start:
+        if state.status == JobStatus.QUEUED:
             self._worker.queue_changed()
-        elif start_at is not None:
-            self._worker.due_changed()
         return job_id
 
     async def delete_job(self, job_id: str) -> None:
@@ -237,12 +288,14 @@ class JobManager:
 
         `InvalidInputs` when no step of the workflow waits for that name, or the payload fits the schema of none.
         """
-        summary = await self._summary(job_id)
-        plan = await self._plans.get(summary.definition)
+        definition = await self.store.read_definition_hash(job_id)
+        if definition is None:
+            raise JobNotFound(job_id)
+        plan = await self._plans.get(definition)
         document, _ = _payload(payload, "$")
         if problems := signal_problems(plan, name, document):
             raise InvalidInputs(problems, "the name and payload of the signal")
-        await self._ask(job_id, "signal", by, None, {"name": name, "payload": document}, key=_key(key), summary=summary)
+        await self._ask(job_id, "signal", by, None, {"name": name, "payload": document}, key=_key(key))
 
     async def resolve_step(
         self,
@@ -270,15 +323,14 @@ class JobManager:
 
     async def _ask(
         self, job_id: str, verb: Verb, by: str | None, reason: str | None, payload: dict[str, Any] | None = None,
-        *, key: str | None = None, summary: JobSummary | None = None,
+        *, key: str | None = None,
     ) -> None:  # fmt: skip
         """Put a request into the job's inbox. If nobody holds the job, carry it out here and now."""
-        if reason is not None and len(reason) > REASON_CHARACTERS:
-            raise ValueError(f"The reason has {len(reason)} characters; {REASON_CHARACTERS} are allowed.")
+        _check_reason(reason)
         if not self._is_open:
             raise StoreUnavailable("The manager is not open; use `async with` it.")
-        if key is None:  # else it may be a repetition, which the store knows
-            await self._refuse_early(job_id, verb, summary)
+        if key is None and verb != "signal":  # the store knows a repeated key, and a final job
+            await self._refuse_early(job_id, verb)
         now_us = self.clock.now_us()
         request = Request(f"{verb}:{key or uuid7(now_us)}", verb, by, reason, now_us, payload or {})
         # A task of its own: a lease taken on the way has to be given back, whatever becomes of the caller.
@@ -321,13 +373,9 @@ class JobManager:
         for refused, error in decision.refused:
             if any(one.key == request.key and one.sequence == refused.sequence for one in claim.requests):
                 raise error
-        self._worker.queue_changed()
-        self._worker.due_changed()
 
-    async def _refuse_early(self, job_id: str, verb: Verb, summary: JobSummary | None = None) -> None:
+    async def _refuse_early(self, job_id: str, verb: Verb) -> None:
         """`InvalidTransition` for what is plainly not allowed, judged by what is shown: the row and the inbox."""
-        if summary is not None and verb in allowed_verbs(summary.status):
-            return
         # The inbox first: a request that is drained between the two readings then shows in the row.
         requests = await self.store.read_requests(job_id)
         summary = await self._summary(job_id)
@@ -348,9 +396,13 @@ class JobManager:
 
     async def get_job_status(self, job_id: str) -> dict[str, Any]:
         """The detailed status: {"status", "display_status", "progress", "current_step", "steps", "waiting_for",
-        "requests", "abandoned", "errors", …}. Times are aware datetimes."""
+        "requests", "abandoned", "errors", "origin", "retried_as", …}. Times are aware datetimes."""
         stored, state = await self._load(job_id)
-        return status_of(state, stored.summary, stored.requests)
+        retries: list[str] = []
+        if state.is_final:
+            query = build_query({"origin_id": job_id}, order="created_at", limit=MAX_LIMIT)
+            retries = [one.summary.id for one in await self.store.list_jobs(query)]
+        return status_of(state, stored.summary, stored.requests, retries)
 
     async def get_job_results(self, job_id: str) -> dict[str, Any]:
         """The outputs of a COMPLETED job; `ResultsNotReady` says why there are none."""
@@ -399,9 +451,53 @@ class JobManager:
             raise AmbiguousJobId(text, found)
         return found[0]
 
-    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """Return the job when it is final. `WaitTimeout` after `timeout_s` seconds; the job goes on."""
-        with self._bus.reading(job_id, final_only=True) as changed:
+    async def wait_final(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """Return the job when it is final. `WaitTimeout` after `timeout_s` seconds; the job goes on.
+
+        `wait` is the same by the name that programs have always used.
+        """
+        return await self._wait(job_id, self._if_final, timeout_s, "final", final_only=True)
+
+    wait = wait_final
+
+    async def wait_paused(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """Return the job when it is PAUSED, whoever has asked for that or will. A pause that somebody ends before it
+        is seen does not count.
+
+        `InvalidTransition` when the job becomes final instead, `WaitTimeout` after `timeout_s` seconds; the job, and a
+        pause that was asked for, go on.
+        """
+        return await self._wait(job_id, self._if_paused, timeout_s, "PAUSED")
+
+    async def _if_final(self, job_id: str) -> Job | None:
+        """The job if it is final."""
+        state = self._bus.recent_final(job_id)
+        if state is not None and not state.abandoned:
+            return job_of(state)
+        if state is None:
+            if self._bus.is_alive(job_id):
+                return None  # it was not final when this process last saw it, and we hear when that changes
+            if not (await self._summary(job_id)).status.is_final:
+                return None
+        return await self.get_job(job_id)
+
+    async def _if_paused(self, job_id: str) -> Job | None:
+        """The job if it is PAUSED."""
+        summary = await self._summary(job_id)
+        if summary.status.is_final:
+            allowed, why = allowed_verbs(summary.status), "it ended before a pause became effective"
+            raise InvalidTransition(job_id, "wait for the pause of", summary.status, allowed, why)
+        if summary.status != JobStatus.PAUSED:
+            return None
+        job = await self.get_job(job_id)
+        return job if job.status == JobStatus.PAUSED else None  # it may have been resumed between the two readings
+
+    async def _wait(
+        self, job_id: str, look: Callable[[str], Awaitable[Job | None]], timeout_s: float | None, what: str,
+        *, final_only: bool = False,
+    ) -> Job:  # fmt: skip
+        """Look whenever the job has changed (or, with `final_only`, has ended) until there is something to return."""
+        with self._bus.reading(job_id, final_only=final_only) as changed:
             timer = None
             timed_out = False
 
@@ -413,71 +509,99 @@ class JobManager:
             if timeout_s is not None:
                 timer = self.clock.call_later(timeout_s, expire)
             try:
-                while True:
-                    state = self._bus.recent_final(job_id)
-                    if state is not None:
-                        return job_of(state) if not state.abandoned else await self.get_job(job_id)
-                    if not self._bus.is_alive(job_id):
-                        summary = await self._summary(job_id)
-                        if summary.status.is_final:
-                            return await self.get_job(job_id)
+                while (job := await look(job_id)) is None:
                     if timed_out:
-                        raise WaitTimeout(f"Job {job_id} was not final after {timeout_s} s.", job_id=job_id)
+                        raise WaitTimeout(f"Job {job_id} was not {what} after {timeout_s} s.", job_id=job_id)
                     await changed.wait()
                     changed.clear()
+                return job
             finally:
                 if timer is not None:
                     timer.cancel()
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+    async def watch(self, job_id: str, after: int = 0, live: bool = False) -> AsyncGenerator[Event, None]:
         """Each event above number `after` once, in order, as it is committed; ends after the final one.
 
         A reader that comes back with its last number misses nothing. Slow readers hold nobody up: they read the
-        history at their own pace.
+        history at their own pace. With `live` also what no history holds, with number 0: `step.progress` and
+        `step.emitted` of steps that this process runs, and `listener.dropped` where a slow reader missed some.
         """
-        await self._summary(job_id)
-        with self._bus.reading(job_id) as changed:
+        summary = await self._summary(job_id)
+        news: deque[tuple[int, Event]] = deque()  # each with the number of the event that it came after
+        with contextlib.ExitStack() as stack:
+            changed = stack.enter_context(self._bus.reading(job_id))
+            reader = stack.enter_context(self._bus.living(job_id, changed)) if live else None
+            if reader is not None:
+                reader.number = summary.events
             while True:
                 changed.clear()
                 events = await self.store.read_events(job_id, after, EVENT_PAGE)
+                if reader is not None:
+                    news.extend(reader.take())
                 for event in events:
+                    while news and news[0][0] < event.number:
+                        yield news.popleft()[1]
                     yield event
                     after = event.number
+                while news and news[0][0] <= after:
+                    yield news.popleft()[1]
                 if len(events) == EVENT_PAGE:
                     continue
-                summary = await self.store.read_summary(job_id)
-                if summary is None or (summary.status.is_final and summary.events <= after):
+                row = await self.store.read_summary(job_id)
+                if row is None or (row.status.is_final and row.events <= after):
                     return
-                if summary.events <= after:
+                if row.events <= after:
                     await changed.wait()
+
+    async def read_output(
+        self, job_id: str, step: str | None = None, attempt: int | None = None, after: int = 0
+    ) -> list[OutputText]:
+        """What the steps of a job printed, logged and emitted, a page of it, oldest first; empty when there is no more.
+
+        `step` is the path of a step run, and stands for those inside it, too. Ask again with `after` the `cursor` of
+        the last text. Of each attempt the first 64 KiB and the last 192 KiB are kept (`cut` says how much is missing
+        before a text), of a job 16 MiB: the oldest attempts go first. Output comes within about half a second, and
+        all of an attempt with its end.
+        """
+        await self._summary(job_id)
+        return [text for one in await self.store.read_output(job_id, step, attempt, after) for text in output_of(one)]
 
     def on(self, type: str, callback: Listener) -> Subscription:
         """Call `callback(job_id, event)` after the commit of each event of that type that this process records.
 
-        `job.completed` takes one type, `job.*` all below, `*` everything; `step.progress` (never recorded) tells what
-        components report. Sync or async; its errors are logged and hurt nothing. One that is 10,000 events behind is
-        dropped.
+        `job.completed` takes one type, `job.*` all below, `*` everything; `step.progress` and `step.emitted` (never
+        recorded) tell what components report and emit. Sync or async, one call at a time and in order; its errors are
+        logged and hurt nothing. Sync ones run in the event loop and should not block it. One that is 10,000 events
+        behind misses what follows, and gets a `listener.dropped` in its place, whatever its type.
         """
         return self._bus.subscribe(type, callback)
 
+    # ── leaks ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
+        """Resources that jobs could not release, the oldest first: those with keys above `after`."""
+        return await self.store.list_leaks(after, limit)
+
+    async def retry_leak(self, key: int) -> bool:
+        """Call the release of a leak now; whether it worked, and the leak is gone. `LeakNotFound`."""
+        for leak in await self.store.list_leaks(key - 1, 1):
+            if leak.key == key:
+                return await release_leak(self._worker, leak)
+        raise LeakNotFound(key)
+
+    async def drop_leak(self, key: int) -> None:
+        """Forget a leak: somebody has seen to it. `LeakNotFound`."""
+        if not await self.store.drop_leak(key):
+            raise LeakNotFound(key)
+
     async def health(self) -> dict[str, Any]:
-        """{"status": "ok" | "degraded", "running_jobs", "steps", "threads", "abandoned_threads", "store_error", …}."""
-        slots, error = self._worker.slots, self._worker.store_error
-        return {
-            "status": "degraded" if error is not None or slots.abandoned else "ok",
-            "worker": self.worker_id,
-            "running_jobs": len(self._worker.runners),
-            "max_jobs": self.settings.max_jobs,
-            "steps": slots.steps_used,
-            "max_steps": self.settings.max_steps,
-            "threads": slots.threads_used,
-            "max_threads": self.settings.max_threads,
-            "abandoned_threads": slots.abandoned,
-            "left_to_others": self._worker.left_to_others,
-            "store_error": None if error is None else str(error),
-            "store": self.store.stats(),
-            "at": as_datetime(self.clock.now_us()),
-        }
+        """How this manager and its store are; never raises.
+
+        {"status": "ok" | "degraded", "reasons": [text, …], "jobs": {status: count}, "queue_age_s", "running_jobs",
+        "steps", "threads", "abandoned_threads", "loop_lag_ms", "commit_ms": {"p50", "p99", "count"}, "listeners":
+        {"count", "failures", "dropped"}, "output_lost_bytes", "store_error", "store": {counters}, …}.
+        """
+        return await health_of(self._worker)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -528,6 +652,11 @@ def _tags(tags: Iterable[str]) -> tuple[str, ...]:
         message = f"At most {MAX_TAGS} tags of 1 to {TAG_CHARACTERS} characters are allowed."
         raise InvalidInputs([Problem("$.tags", message)], "the job")
     return given
+
+
+def _check_reason(reason: str | None) -> None:
+    if reason is not None and len(reason) > REASON_CHARACTERS:
+        raise ValueError(f"The reason has {len(reason)} characters; {REASON_CHARACTERS} are allowed.")
 
 
 def _key(key: str | None) -> str | None:

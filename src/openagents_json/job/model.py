@@ -66,6 +66,19 @@ class StepStatus(StrEnum):
     CANCELLED = "CANCELLED"  # stopped with its scope or its job
 
 
+@dataclass(frozen=True, slots=True)
+class OutputText:
+    """Something that an attempt printed, logged or emitted. A text may end in the middle of a line."""
+
+    at: datetime
+    step: str  # the path of its step run
+    attempt: int
+    stream: str  # stdout, stderr, log, or emitted: JSON, one value per line
+    text: str
+    cut: int  # bytes of the attempt that are not kept, right before this text
+    cursor: int  # ask for output after this one to go on
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSummary:
     """What a listing shows of a job: its row, without inputs, outputs and steps. Times are aware UTC."""
@@ -93,6 +106,7 @@ class JobSummary:
     idempotency_key: str | None
     tags: tuple[str, ...]
     parent_id: str | None  # the job whose attached child it is
+    origin_id: str | None  # the job that it retries; that one may have been deleted
 
     @property
     def display_status(self) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from openagents_json.clock import as_datetime
-from openagents_json.job.machine import JobState, StepRun, step_output
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, StepStatus
+from openagents_json.job.machine import JobState, Resource, StepRun, step_output
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus
 from openagents_json.job.store.base import Request
+from openagents_json.job.store.output import StoredOutput
 
 
 def job_of(state: JobState, abandoned: int = 0) -> Job:
@@ -35,7 +36,10 @@ def job_of(state: JobState, abandoned: int = 0) -> Job:
 
 
 def step_of(state: JobState, run: StepRun, *, with_output: bool = True) -> dict[str, Any]:
-    """{"status", "attempt", "started_at", "completed_at", "error"}, and "output"; of a foreach also "items"."""
+    """{"status", "attempt", "started_at", "completed_at", "error"}, and "output"; of a foreach also "items".
+
+    A result that was taken over has "taken_over": {"from": id of the job in which it ran, None if it was set by hand}.
+    """
     step: dict[str, Any] = {
         "status": str(run.status),
         "attempt": run.attempt,
@@ -44,7 +48,9 @@ def step_of(state: JobState, run: StepRun, *, with_output: bool = True) -> dict[
         "error": run.error,
     }
     kind = state.node(run).step.kind
-    if kind == "foreach":
+    if run.taken:
+        step["taken_over"] = {"from": run.taken_from}
+    elif kind == "foreach":
         step["items"] = {"count": run.count, "opened": run.opened, "running": len(run.open), "errors": run.item_errors}
     elif kind == "repeat":
         step["iterations"] = run.count
@@ -57,7 +63,9 @@ def step_of(state: JobState, run: StepRun, *, with_output: bool = True) -> dict[
     return step
 
 
-def status_of(state: JobState, summary: JobSummary, requests: Sequence[Request]) -> dict[str, Any]:
+def status_of(
+    state: JobState, summary: JobSummary, requests: Sequence[Request], retried_as: Sequence[str] = ()
+) -> dict[str, Any]:
     """The detailed status: what is true now, and what was asked for and is not effective yet."""
     return {
         "id": state.job_id,
@@ -74,8 +82,11 @@ def status_of(state: JobState, summary: JobSummary, requests: Sequence[Request])
         "steps": {path: step_of(state, run, with_output=False) for path, run in state.runs.items()},
         "waiting_for": _waiting_for(state),
         "requests": _requests(state, requests),
+        "resources": [_resource(resource) for resource in state.ledger.values()],
         "signals": {name: len(letters) for name, letters in state.mailbox.items()},
         "parent": state.parent,
+        "origin": state.origin,
+        "retried_as": list(retried_as),
         "abandoned": summary.abandoned,
         "errors": list(state.errors),
         "events": summary.events,
@@ -101,8 +112,49 @@ def _waiting_for(state: JobState) -> list[dict[str, Any]]:
         for path in paths:
             until = _moment(state.deadlines.get(path))
             waits.append({"kind": "signal", "signal": name, "step": path, "until": until})
-    waits += [{"kind": "child", "step": path, "job_id": child} for child, path in state.children.items()]
+    waits += _children(state)
+    waits += [
+        {"kind": "release", "step": one.path, "resource": one.name, "at": _moment(one.next_us)}
+        for one in state.ledger.values()
+        if one.is_due
+    ]
     waits += [{"kind": "decision", "step": path, "error": state.runs[path].error} for path in state.in_doubt]
+    return waits
+
+
+def _resource(resource: Resource) -> dict[str, Any]:
+    """A resource of the cleanup ledger: held by its step or job, or on its way to be released."""
+    return {
+        "id": resource.id,
+        "name": resource.name,
+        "step": resource.path,
+        "until": resource.until,
+        "keep": resource.keep,
+        "release": resource.release,
+        "state": "releasing" if resource.live else "due" if resource.is_due else "held",
+        "tries": resource.tries,
+        "error": resource.error,
+        "deadline": _moment(resource.deadline_us) if resource.is_due else None,
+    }
+
+
+def _children(state: JobState) -> list[dict[str, Any]]:
+    """The children that the job waits for: {"kind", "step", "job_id", "for"}.
+
+    "for" is end, or pause while the job is to be paused (those that are paused already are left out), or cancel once
+    the child was told to stop. With "paused": True if the child was paused and the job was not.
+    """
+    is_pausing = state.pause_requested
+    waits: list[dict[str, Any]] = []
+    for child in list(state.restless) if is_pausing else state.children:
+        path = state.children[child]
+        run = state.runs[path]
+        is_told = state.scopes[run.scope].is_cut or run.failing is not None
+        why = "cancel" if is_told else "pause" if is_pausing else "end"
+        wait: dict[str, Any] = {"kind": "child", "step": path, "job_id": child, "for": why}
+        if child in state.paused_children and state.status != JobStatus.PAUSED:
+            wait["paused"] = True
+        waits.append(wait)
     return waits
 
 
@@ -124,3 +176,19 @@ def _requests(state: JobState, undrained: Sequence[Request]) -> list[dict[str, A
 
 def _moment(at_us: int | None) -> Any:
     return None if at_us is None else as_datetime(at_us)
+
+
+def output_of(stored: StoredOutput) -> list[OutputText]:
+    """The texts of a stored chunk."""
+    return [
+        OutputText(
+            as_datetime(piece.at_us),
+            stored.path,
+            stored.attempt,
+            piece.stream,
+            piece.text,
+            stored.cut if place == 0 else 0,
+            stored.sequence,
+        )
+        for place, piece in enumerate(stored.pieces)
+    ]

@@ -103,7 +103,9 @@ class Marks:
 
     def _details(self, node: Node, runs: Sequence[StepRun]) -> Iterator[str]:
         kind = node.step.kind
-        if kind == "foreach":
+        if len(runs) == 1 and runs[0].taken:
+            yield "taken over"
+        elif kind == "foreach":
             done = sum(items_done(self._state, run) for run in runs)
             yield f"{done:,} of {sum(run.count for run in runs):,} items"
             if failed := sum(len(run.item_errors) for run in runs):

@@ -197,7 +197,9 @@ class _Bars:
         elif phase is not None:
             self.close(path, event.at_us)
         elif not self.of_path[path]:
-            self.of_path[path].append(Bar("moment", event.at_us, event.at_us, event.type.removeprefix("step.")))
+            self.of_path[path].append(
+                Bar("moment", event.at_us, event.at_us, event.type.removeprefix("step.").replace("_", " "))
+            )
 
     # ── the job ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,6 +252,7 @@ _RULES: dict[str, Callable[[_Bars, Event], None]] = {
     "step.failed": _Bars._ended,
     "step.skipped": _Bars._ended,
     "step.cancelled": _Bars._ended,
+    "step.taken_over": _Bars._ended,
     "job.created": _Bars._job_created,
     "job.queued": _Bars._job_queued,
     "job.started": _Bars._job_running,
@@ -315,7 +318,9 @@ class _Lines:
             notes.append("waits for a slot")
         if run.attempt > 1:
             notes.append(f"attempt {run.attempt}")
-        if self._state.node(run).step.kind == "foreach":
+        if run.taken:
+            notes.append("taken over")
+        elif self._state.node(run).step.kind == "foreach":
             notes.append(f"{items_done(self._state, run):,} of {run.count:,} items")
         if run.status in (StepStatus.FAILED, StepStatus.RETRYING) and run.error is not None:
             notes.append(line_of(str(run.error.get("type"))))

@@ -1,8 +1,8 @@
-"""One attempt: calls the component inline or in a thread, keeps its time, tells it to stop, and reports one happening.
+"""One attempt: has the component called, keeps its time, climbs the kill ladder, and reports one happening.
 
-What was told to stop is waited for: the report comes when the code is known to have ended. Only a thread (or a
-coroutine that swallows its cancellation) that outlives its grace is reported as abandoned; it keeps its slot until it
-really ends, and what it returns then is refused.
+What was told to stop is waited for: the report comes when the code is known to have ended, and says which rung did it.
+Only a thread (or a coroutine that swallows its cancellation) that outlives its grace is reported as abandoned; it keeps
+its slot until it really ends, and what it returns then is refused.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import pydantic
 
 from openagents_json.components import Component, Isolation, StepContext
 from openagents_json.errors import FatalError, InvalidInputs, OpenAgentsError, RetryableError, StepFailure
-from openagents_json.job.machine import AttemptFailed, AttemptStopped, AttemptSucceeded, Happening, StepRun
+from openagents_json.job.engine.code import Code, start_code
+from openagents_json.job.machine import AttemptFailed, AttemptStopped, AttemptSucceeded, Happening, StepRun, Stop
 from openagents_json.job.model import ErrorInfo
 from openagents_json.jsondata import NotJson, plain
 from openagents_json.workflow import Retry, limits, mask
 
 if TYPE_CHECKING:
+    from openagents_json.job.engine.output import OutputBuffer
     from openagents_json.job.engine.worker import Worker
 
 logger = logging.getLogger("openagents_json.job")
 
 MESSAGE_CHARACTERS = 2_000  # of an error's message in the record
 DETAILS_BYTES = 16 * 1024  # of an error's details
+FORCED_GRACE_S = 0.2  # what force leaves code that cannot be killed, before it is called abandoned
 _SMALL = (int, float, bool, type(None))
 
 
@@ -42,9 +45,11 @@ class Attempt:
         component: Component,
         isolation: Isolation,
         timeout_s: float | None,
-        secrets: Mapping[str, str],
+        secrets: dict[str, str],
         report: Callable[[Attempt, Happening], None],
         ended: Callable[[Attempt], None],
+        output: OutputBuffer | None,
+        resources: Mapping[str, float],
     ) -> None:
         self.path = run.path
         self.token = run.token
@@ -55,11 +60,14 @@ class Attempt:
         self.is_abandoned = False
         self._worker = worker
         self._timeout_s = timeout_s
-        self._secrets = secrets  # values to mask in whatever the attempt gives; filled by the runner before the call
+        self.secrets = secrets  # values to mask in whatever the attempt gives; filled by the runner before the call
         self._report = report  # called once: what became of the attempt
         self._ended = ended  # called once, when the code has really ended
-        self._code: asyncio.Future[Any] | None = None
+        self._output = output  # takes what the component prints and logs; None: nobody does
+        self._resources = resources
+        self._code: Code | None = None
         self._timer: Any = None
+        self._told_us: int | None = None  # when it was first told to stop
         self._stop_reason: str | None = None  # the first reason to stop wins
         self._timed_out = False
         self._preparation: asyncio.Task[None] | None = None
@@ -74,15 +82,13 @@ class Attempt:
         """Make the call. Never raises: what is wrong with the inputs is reported like any failure."""
         try:
             _check_size(inputs)
-            call = self.component.prepare(inputs, self.context, self._worker.instances)
+            self._code = start_code(
+                self._worker, self.component, self.isolation, inputs, self.context, self._resources, self._output
+            )
         except Exception as error:
             self._finish(self._failure(error))
             return
-        if self.isolation == "thread":
-            self._code = self._worker.threads.submit(call)
-        else:
-            self._code = self._worker.loop.create_task(_inline(call, self.component.is_async))
-        self._code.add_done_callback(self._code_ended)
+        self._code.done.add_done_callback(self._code_ended)
         if self._timeout_s is not None:
             self._timer = self._worker.clock.call_later(self._timeout_s, self._expire)
 
@@ -91,10 +97,16 @@ class Attempt:
         self._finish(self._failure(error))
 
     def stop(self, reason: str, grace_s: float) -> None:
-        """Tell the component to stop, and give it up (as abandoned) if it has not ended after `grace_s`."""
+        """Tell the component to stop; kill it if it has not ended after `grace_s`, or abandon it if that cannot be."""
         if self._stop_reason is None and not self._timed_out:
             self._stop_reason = reason
         self._tell_to_stop(reason, grace_s)
+
+    def kill(self, reason: str) -> None:
+        """Stop it with the strongest rung at once; what cannot be killed is told, and soon abandoned."""
+        if self._stop_reason is None and not self._timed_out:
+            self._stop_reason = reason
+        self._tell_to_stop(reason, FORCED_GRACE_S, is_forced=True)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,25 +122,38 @@ class Attempt:
         self._timed_out = True
         self._tell_to_stop("timeout", self._worker.settings.abandon_after_s)
 
-    def _tell_to_stop(self, reason: str, grace_s: float) -> None:
+    def _tell_to_stop(self, reason: str, grace_s: float, *, is_forced: bool = False) -> None:
         self.context.cancel(reason)
         self._cancel_timer()
+        if self._told_us is None:
+            self._told_us = self._worker.clock.now_us()
         if self._preparation is not None:
             self._preparation.cancel(reason)
-        if self._code is None or self._code.done():
+        if self._code is None or self._code.done.done():
             return
-        if self.isolation != "thread":
-            self._code.cancel(reason)
-        self._timer = self._worker.clock.call_later(grace_s, self._abandon)
+        if is_forced and self._code.kill():
+            self._timer = self._worker.clock.call_later(self._worker.settings.kill_s, self._abandon)
+        else:
+            self._code.terminate(reason)
+            self._timer = self._worker.clock.call_later(grace_s, self._outlived)
+
+    def _outlived(self) -> None:
+        """It did not end in its grace: the last rung, and what outlives that too is given up."""
+        self._cancel_timer()
+        if self._code is not None and self._code.kill():
+            self._timer = self._worker.clock.call_later(self._worker.settings.kill_s, self._abandon)
+        else:
+            self._abandon()
 
     def _abandon(self) -> None:
         """The code did not end in its grace. From here on the job goes on without it; the slot stays taken."""
         self._cancel_timer()
-        if self.is_abandoned or self._code is None or self._code.done():
+        if self.is_abandoned or self._code is None or self._code.done.done():
             return
         self.is_abandoned = True
         self._worker.note_abandoned(self)
         logger.warning("step %s outlived its stop and is abandoned", self.path, extra=self._log_fields())
+        self._hand_over_output(close=False)
         self._report(self, self._stopped_or_timed_out(abandoned=True))
 
     def _code_ended(self, code: asyncio.Future[Any]) -> None:
@@ -139,6 +164,7 @@ class Attempt:
         else:
             error = code.exception()
         if self.is_abandoned:
+            self._hand_over_output(close=True)
             self._ended(self)
             return
         if self._timed_out or (self._stop_reason is not None and error is not None):
@@ -149,24 +175,35 @@ class Attempt:
             self._finish(self._success(code.result()))
 
     def _finish(self, happening: Happening) -> None:
+        self._hand_over_output(close=True)
         self._ended(self)
         self._report(self, happening)
+
+    def _hand_over_output(self, *, close: bool) -> None:
+        """To the store, before the report that leads to the next commit: whoever reads that commit finds it there."""
+        if self._output is not None:
+            self._worker.outputs.flush(self._output, close=close)
 
     def _success(self, value: Any) -> Happening:
         try:
             output = self.component.accept_output(value)
         except Exception as error:
             return self._failure(error)
-        if self._secrets:
-            output = mask(output, self._secrets.values())
+        if self.secrets:
+            output = mask(output, self.secrets.values())
         return AttemptSucceeded(self.path, self.token, output)
 
     def _stopped_or_timed_out(self, *, abandoned: bool = False) -> Happening:
+        stop = self._how_it_stopped(abandoned=abandoned)
         if not self._timed_out:
-            return AttemptStopped(self.path, self.token, self._stop_reason or "cancelled", abandoned)
+            return AttemptStopped(self.path, self.token, self._stop_reason or "cancelled", stop)
         message = f"The attempt ran longer than {self._timeout_s:g} s."
         info = self._info("timeout.attempt", message, None, {"timeout_s": self._timeout_s})
-        return AttemptFailed(self.path, self.token, info, default_retry=self._default_retry(), abandoned=abandoned)
+        return AttemptFailed(self.path, self.token, info, default_retry=self._default_retry(), stop=stop)
+
+    def _how_it_stopped(self, *, abandoned: bool) -> Stop:
+        took_us = 0 if self._told_us is None else self._worker.clock.now_us() - self._told_us
+        return Stop(None if abandoned or self._code is None else self._code.rung(), took_us, abandoned)
 
     def _failure(self, error: BaseException) -> Happening:
         code, retryable, details, asked = f"component.{type(error).__name__}", None, None, None
@@ -191,7 +228,7 @@ class Attempt:
             "retryable": retryable,
             "details": details,
         }
-        return mask(info, self._secrets.values()) if self._secrets else info
+        return mask(info, self.secrets.values()) if self.secrets else info
 
     def _default_retry(self) -> Retry | None:
         given = self.component.retry
@@ -204,14 +241,6 @@ class Attempt:
 
     def _log_fields(self) -> dict[str, Any]:
         return {"job_id": self.context.job_id, "step": self.path, "attempt": self.number}
-
-
-async def _inline(call: Callable[[], Any], is_async: bool) -> Any:
-    """The call in the event loop. One that exits ends its attempt; asyncio would let it end the program."""
-    try:
-        return await call() if is_async else call()
-    except SystemExit as error:
-        raise StepFailure("component.SystemExit", f"The component called exit({error.code!r}).") from None
 
 
 def _check_size(inputs: Mapping[str, Any]) -> None:

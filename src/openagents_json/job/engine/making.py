@@ -11,7 +11,7 @@ from openagents_json.clock import Clock
 from openagents_json.ids import uuid7
 from openagents_json.job import machine
 from openagents_json.job.engine.plans import Plans
-from openagents_json.job.machine import Child, ChildSpec, JobState
+from openagents_json.job.machine import Child, ChildSpec, JobState, Takeover
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.base import Definition, NewJob, row_of
 from openagents_json.jsondata import encode
@@ -52,6 +52,7 @@ class JobMaker:
         start_at_us: int | None = None,
         start: bool = False,
         parent: dict[str, Any] | None = None,
+        takeover: Takeover | None = None,
     ) -> tuple[NewJob, JobState]:
         """A new job and its state. `InvalidInputs` with every problem of the inputs."""
         recipe = self._recipe(workflow)
@@ -68,6 +69,7 @@ class JobMaker:
             start_at_us=start_at_us,
             idempotency_key=idempotency_key,
             parent=parent,
+            takeover=takeover,
             start=start,
         )
         is_attached = parent is not None and not parent["detached"]
@@ -79,8 +81,9 @@ class JobMaker:
             now_us,
             state.tags,
             idempotency_key,
-            _body_hash(workflow, values) if idempotency_key is not None else "",
+            _body_hash(workflow, values, takeover) if idempotency_key is not None else "",
             parent["job_id"] if parent is not None and is_attached else None,
+            state.origin["job_id"] if state.origin is not None else None,
         )
         return new, state
 
@@ -108,10 +111,13 @@ class JobMaker:
         return recipe
 
 
-def _body_hash(workflow: Workflow, inputs: dict[str, Any]) -> str:
-    """What must be the same when an idempotency key is used again: the workflow and the inputs after defaults."""
-    body = encode([workflow.content_hash, _ordered(inputs)])
-    return hashlib.sha256(body).hexdigest()
+def _body_hash(workflow: Workflow, inputs: dict[str, Any], takeover: Takeover | None) -> str:
+    """What must be the same when an idempotency key is used again: the workflow and the inputs after defaults, of a
+    retry also its origin and what is taken over."""
+    body = [workflow.content_hash, _ordered(inputs)]
+    if takeover is not None:
+        body += [takeover.about["origin"]["job_id"], _ordered(list(takeover.results))]
+    return hashlib.sha256(encode(body)).hexdigest()
 
 
 def _ordered(value: Any) -> Any:

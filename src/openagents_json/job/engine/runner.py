@@ -10,40 +10,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from openagents_json.clock import SECOND_US
-from openagents_json.components import Isolation, StepContext
+from openagents_json.components import Resource as Held
 from openagents_json.errors import (
-    ComponentError,
-    ComponentNotFound,
-    ExpressionError,
-    FatalError,
     LeaseLost,
     RequestsPending,
+    StepFailure,
     StoreUnavailable,
 )
 from openagents_json.job.engine.attempt import Attempt
+from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
+from openagents_json.job.engine.link import Track
 from openagents_json.job.machine import (
+    Answer,
+    AttemptFailed,
+    AttemptStopped,
+    Call,
     Child,
     ChildSpec,
-    Claimed,
     Decision,
     Happening,
     JobState,
     Released,
+    ReleaseEnded,
     Requested,
-    ScopeNames,
+    Resource,
+    ResourceTracked,
     StepRun,
     Tick,
     decide,
     encode_snapshot,
+    error_info,
 )
 from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.base import Claim, Commit, Request, row_of
-from openagents_json.jsondata import freeze
-from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.plan import Node
 
 if TYPE_CHECKING:
@@ -53,21 +57,25 @@ logger = logging.getLogger("openagents_json.job")
 
 SNAPSHOT_EVENTS = 1_000  # a running job gets a snapshot each time it has so many new events
 RELEASE_SNAPSHOT_EVENTS = 200  # and when its lease ends with so many: shorter histories fold as fast as they load
-FORCED_GRACE_S = 0.2  # what force leaves an attempt to end by itself before it is called abandoned
 
 
 class Runner:
-    """Runs one claimed job until its lease ends."""
+    """Runs one job whose lease the worker has until that ends. `happenings` are what its first turn takes in."""
 
-    def __init__(self, worker: Worker, claim: Claim, state: JobState) -> None:
+    def __init__(self, worker: Worker, claim: Claim, state: JobState, happenings: Iterable[Happening]) -> None:
         self.job_id = claim.job_id
         self.claim = claim
         self.state = state
         self._worker = worker
-        self._arrived: list[Happening] = [Claimed(claim.owner, claim.epoch)]
+        # What became of the first turn, for whoever settles the job with it: known when it is committed, or when the
+        # store is away (then what was asked is durable, and the runner sees to it when the store is back).
+        self.first: asyncio.Future[tuple[JobStatus, Decision]] = worker.loop.create_future()
+        self._arrived: list[Happening] = list(happenings)
         self._wake = asyncio.Event()
         self._wake.set()
         self._attempts: dict[str, Attempt] = {}  # by path; the ones whose end is not reported yet
+        self._releases: dict[str, Attempt] = {}  # by id of their resource; the same
+        self._tracking: dict[int, Future[str]] = {}  # attempts that wait for the record of a resource, by key
         self._committed = state.number  # number of the last event in the store
         self._snapshot_at = claim.last_event - len(claim.events)
         self._status = state.status  # as the store has it
@@ -78,14 +86,19 @@ class Runner:
         self._counted_abandoned: set[tuple[str, int]] = set()  # their event is committed, their code still runs
         self._ended_abandoned: set[tuple[str, int]] = set()  # their code has ended, their event is not committed
         self._timer: Any = None
+        self._tracked = 0  # resources that were asked to be recorded; gives the keys
+        self._is_over = False  # nothing more is decided here
         self._take_requests(claim.requests)
 
     @property
     def has_let_go(self) -> bool:
-        """Whether its last commit gave the lease of a job back that is not final."""
-        return (
-            self._status not in FINAL and self._status != JobStatus.RUNNING and self._committed > self.claim.last_event
-        )
+        """Whether the lease of a job was given back that is not final."""
+        return self._status not in FINAL and self._status != JobStatus.RUNNING
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether it was told of requests and has not looked."""
+        return self._inbox_changed
 
     # ── what others tell the runner (same loop) ───────────────────────────────────────────────────────────────────
 
@@ -108,7 +121,7 @@ class Runner:
         self.look_again()
 
     def stop_attempts(self, reason: str, grace_s: float) -> None:
-        for attempt in list(self._attempts.values()):
+        for attempt in [*self._attempts.values(), *self._releases.values()]:
             attempt.stop(reason, grace_s)
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,6 +134,7 @@ class Runner:
                 self._wake.clear()
                 happenings = await self._gather()
                 decision = await self._turn(happenings)
+                self._note_first(self.state.status, decision)
                 if self.state.status != JobStatus.RUNNING:
                     return
                 self._carry_out(decision)
@@ -129,11 +143,26 @@ class Runner:
         except LeaseLost as lost:
             logger.warning("lost job %s: %s", self.job_id, lost, extra={"job_id": self.job_id})
             self.stop_attempts("lost_lease", 0.0)
+            self._fail_first(lost)
+        except Exception as error:
+            self._fail_first(error)
+            raise
         finally:
             self._worker.slots.forget(self)
             self._worker.offer_slot()
             if self._timer is not None:
                 self._timer.cancel()
+            self._fail_first(LeaseLost(f"Job {self.job_id} was let go of before its first turn."))
+            self._fail_tracking()
+
+    def _note_first(self, status: JobStatus, decision: Decision) -> None:
+        if not self.first.done():
+            self.first.set_result((status, decision))
+
+    def _fail_first(self, error: Exception) -> None:
+        if not self.first.done():
+            self.first.set_exception(error)
+            self.first.exception()  # perhaps nobody asks
 
     async def _gather(self) -> list[Happening]:
         if self._inbox_changed:
@@ -166,6 +195,8 @@ class Runner:
             for request, refusal in decision.refused:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
             if not decision.events and not self._requests:
+                if self.state.status != JobStatus.RUNNING:  # it was held for one commit and needs none
+                    await self._patiently(lambda: self._worker.store.release(self.claim))
                 return decision
             try:
                 await self._commit(decision)
@@ -177,6 +208,8 @@ class Runner:
                 for call in decision.calls:  # they took slots and will never be made
                     run = call.run
                     self._worker.free_slot(self._worker.isolation_of(run.component or "", self.state.node(run)))
+                for resource in decision.releases:
+                    self._worker.free_slot(self._worker.isolation_of(resource.release, None))
                 raise
 
     async def _commit(self, decision: Decision) -> None:
@@ -196,12 +229,16 @@ class Runner:
             abandoned=sum(1 for event in events if event.data.get("abandoned")),
             children=[child.job[0] for child in decision.children],
             posts=posted(decision, self._worker.clock.now_us()),
+            leaks=decision.leaks,
         )
+        began_s = self._worker.loop.time()
         try:
             await self._worker.store.commit(commit)
         except StoreUnavailable as error:
             self._worker.note_store_error(error)
+            self._note_first(self._status, decision)
             await self._patiently(lambda: self._worker.store.commit(commit))
+        self._worker.meter.commits_s.append(self._worker.loop.time() - began_s)
         self._committed, self._status = state.number, state.status
         self._requests.clear()
         if snapshot is not None:
@@ -230,105 +267,80 @@ class Runner:
     def _spawn(self, spec: ChildSpec) -> Child:
         return self._worker.spawn_child(self.state.plan, spec)
 
-    def _admit(self, component: str, node: Node) -> bool | None:
+    def _admit(self, component: str, node: Node | None) -> bool | None:
         return self._worker.slots.take(self._worker.isolation_of(component, node), self)
 
     def _carry_out(self, decision: Decision) -> None:
         for run, reason in decision.stops:
             if (attempt := self._attempts.get(run.path)) is not None:
-                forced = reason == "force_cancelled"
-                attempt.stop(reason, FORCED_GRACE_S if forced else self._worker.settings.cancel_grace_s)
+                if reason == "force_cancelled":
+                    attempt.kill(reason)
+                else:
+                    attempt.stop(reason, self._worker.settings.cancel_grace_s)
         if any(event.type == "job.cancel_requested" and event.data["force"] for event in decision.events):
-            self.stop_attempts("force_cancelled", FORCED_GRACE_S)  # also those that a gentle cancel has told before
+            for attempt in list(self._attempts.values()):  # also those that a gentle cancel has told before
+                attempt.kill("force_cancelled")
         for call in decision.calls:
-            self._call(call.run, call.inputs)
+            self._call(call)
+        for resource in decision.releases:
+            self._release(resource)
+        for answer in decision.answers:
+            self._answer(answer)
 
-    def _call(self, run: StepRun, inputs: dict[str, Any] | None) -> None:
-        worker, state, node = self._worker, self.state, self.state.node(run)
-        name = run.component or ""
-        refusal: Exception | None = None
-        try:
-            component = worker.components.get(name)
-        except ComponentNotFound as error:
-            component, refusal = worker.missing_component, error
-        timeout_s = node.step.timeout if node.step.timeout is not None else component.timeout_s
-        now_us = worker.clock.now_us()
-        secrets: dict[str, str] = {}
-        context = StepContext(
-            state.job_id,
-            state.workflow_id,
-            run.path,
-            run.attempt,
-            f"{state.job_id}/{run.path}",
-            run.token,
-            deadline_us=None if timeout_s is None else now_us + round(timeout_s * SECOND_US),
-            report=worker.progress_reporter(state.job_id, run.path, secrets),
-            clock=worker.clock,
+    def _call(self, call: Call) -> None:
+        attempt = make_attempt(
+            self._worker, self.state, call.run, self._ended, self._code_ended, self._tracker(call.run)
         )
-        isolation = worker.isolation_of(name, node)
-        attempt = Attempt(worker, run, context, component, isolation, timeout_s, secrets, self._ended, self._code_ended)
-        self._attempts[run.path] = attempt
-        refusal = refusal or isolation_refusal(component.is_async, isolation, name)
-        if refusal is not None:
-            attempt.fail(refusal)
+        self._attempts[attempt.path] = attempt
+        begin_attempt(self._worker, self.state, call, attempt)
+
+    def _release(self, resource: Resource) -> None:
+        def report(attempt: Attempt, happening: Happening) -> None:
+            del self._releases[resource.id]
+            self.tell(release_ended(resource.id, token, happening))
+
+        state, token = self.state, resource.token
+        of = ReleaseOf(
+            state.job_id, state.workflow_id, resource.path, resource.id, resource.tries, token, resource.release,
+            resource.inputs,
+        )  # fmt: skip
+        left_s = max((resource.deadline_us - self._worker.clock.now_us()) / SECOND_US, 0.0)
+        attempt = self._releases[resource.id] = make_release(self._worker, of, left_s, report)
+        begin_release(self._worker, of, attempt)
+
+    def _tracker(self, run: StepRun) -> Track:
+        """What records the resources of an attempt that is about to begin."""
+        path, token = run.path, run.token
+
+        def track(resource: Held, recorded: Future[str]) -> None:
+            if self._is_over:
+                recorded.set_exception(_not_tracked("The job is not held by this worker any more."))
+                return
+            key = self._tracked = self._tracked + 1
+            self._tracking[key] = recorded
+            inputs = dict(resource.inputs)
+            self.tell(
+                ResourceTracked(
+                    path, token, key, resource.name, resource.release, inputs, resource.until, resource.keep
+                )
+            )
+
+        return track
+
+    def _answer(self, answer: Answer) -> None:
+        recorded = self._tracking.pop(answer.key, None)
+        if recorded is None:
             return
-        if inputs is not None:
-            attempt.start(inputs)
-        elif names := self._secret_names(node):
-            fetching = self._start_with_secrets(attempt, run, node, names, secrets)
-            attempt.prepare(worker.spawn(fetching, f"secrets of {run.path}"))
+        if answer.id is not None:
+            recorded.set_result(answer.id)
         else:
-            self._start(attempt, run, node, secrets)
+            recorded.set_exception(_not_tracked(answer.why_not))
 
-    def _start(self, attempt: Attempt, run: StepRun, node: Node, secrets: Mapping[str, str]) -> None:
-        try:
-            inputs = self._inputs(run, node, secrets)
-        except ExpressionError as error:
-            attempt.fail(error)
-        else:
-            attempt.start(inputs)
-
-    async def _start_with_secrets(
-        self, attempt: Attempt, run: StepRun, node: Node, names: set[str], secrets: dict[str, str]
-    ) -> None:
-        for name in sorted(names):
-            try:
-                secrets[name] = await self._worker.secrets.get(name)
-            except KeyError:
-                hint = "Set the environment variable of that name, or give the manager a SecretProvider that has it."
-                attempt.fail(FatalError("secret.missing", f"There is no secret {name!r}. {hint}"))
-                return
-            except Exception as error:
-                attempt.fail(error)
-                return
-        self._start(attempt, run, node, secrets)
-
-    def _inputs(self, run: StepRun, node: Node, secrets: Mapping[str, str]) -> dict[str, Any]:
-        """What the component gets: the recorded values, and the references rendered against recorded outputs."""
-        inputs = dict(run.inputs)
-        state = self.state
-        resolved = None
-        if secrets and (hidden := state.plan.secret_inputs & state.inputs.keys()):
-            resolved = freeze(state.inputs | {name: _resolved(state.inputs[name], secrets) for name in hidden})
-        names = ScopeNames(state, state.scopes[run.scope], secrets, resolved)
-        for name, template in node.inputs.items():
-            if name not in inputs:
-                inputs[name] = template.render(names)
-        return inputs
-
-    def _secret_names(self, node: Node) -> set[str]:
-        """The secrets that the step's inputs need: named in them, or behind a writeOnly input of the job."""
-        plan = self.state.plan
-        names: set[str] = set()
-        for template in node.inputs.values():
-            if plan.holds_secret(template):
-                names |= template.secrets | self._behind_inputs(template)
-        return names
-
-    def _behind_inputs(self, template: Template) -> set[str]:
-        wanted = template.inputs or (self.state.inputs.keys() if "inputs" in template.roots else set())
-        hidden = self.state.plan.secret_inputs & set(wanted) & self.state.inputs.keys()
-        return {self.state.inputs[name]["secret"] for name in hidden if self.state.inputs[name] is not None}
+    def _fail_tracking(self) -> None:
+        self._is_over = True
+        for recorded in self._tracking.values():
+            recorded.set_exception(_not_tracked("The job is not held by this worker any more."))
+        self._tracking.clear()
 
     def _ended(self, attempt: Attempt, happening: Happening) -> None:
         """The attempt's outcome is known."""
@@ -379,18 +391,21 @@ def posted(decision: Decision, now_us: int) -> list[tuple[str, Request]]:
     ]
 
 
-def _resolved(given: Any, secrets: Mapping[str, str]) -> Any:
-    """The value behind a writeOnly input; as it stands if it is null, or if the step does not use it."""
-    return given if given is None else secrets.get(given["secret"], given)
+def release_ended(resource_id: str, token: int, outcome: Happening) -> ReleaseEnded:
+    """What became of the attempt of a release, as what became of the release."""
+    match outcome:
+        case AttemptFailed():
+            return ReleaseEnded(resource_id, token, outcome.error, outcome.stop)
+        case AttemptStopped():
+            error = error_info("release.stopped", f"The release was stopped ({outcome.reason}).")
+            return ReleaseEnded(resource_id, token, error, outcome.stop, was_told=True)
+    return ReleaseEnded(resource_id, token)
+
+
+def _not_tracked(why: str) -> StepFailure:
+    return StepFailure("resource.not_tracked", why)
 
 
 def as_requested(request: Request) -> Requested:
     """An inbox entry as a happening."""
     return Requested(request.kind, request.by, request.reason, request.payload, request.sequence)  # type: ignore[arg-type]
-
-
-def isolation_refusal(is_async: bool, isolation: Isolation, name: str) -> Exception | None:
-    """Why a component cannot run where its step wants it to."""
-    if is_async and isolation == "thread":
-        return ComponentError(f"Component {name!r} is async and cannot run in a thread.", name=name)
-    return None

@@ -1,8 +1,8 @@
 """The worker: claims queued jobs and runs them, and keeps what belongs to no single job going.
 
 Its loops, one small coroutine each: claim (the queue), due (timers of jobs at rest), poll (what other processes
-wrote), heartbeat (its leases), recover (jobs of dead workers), retain (old jobs). Each step waits for a wake-up or a
-time, and `_forever` repeats it.
+wrote), heartbeat (its leases), recover (jobs of dead workers), retain (old jobs, and leaks). Each step waits for a
+wake-up or a time, and `_forever` repeats it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,45 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from openagents_json.clock import SECOND_US, Clock
-from openagents_json.components import AgentInstances, Component, ComponentRegistry, Isolation
+from openagents_json.components import (
+    AgentInstances,
+    Component,
+    ComponentRegistry,
+    Isolation,
+    reference_to,
+    why_not_in_process,
+)
 from openagents_json.errors import ComponentNotFound, LeaseLost, StoreError, StoreUnavailable
 from openagents_json.job.bus import Bus
+from openagents_json.job.engine import capture
 from openagents_json.job.engine.attempt import Attempt
+from openagents_json.job.engine.calls import release_leak
 from openagents_json.job.engine.making import JobMaker
+from openagents_json.job.engine.meter import Meter
+from openagents_json.job.engine.output import Outputs
 from openagents_json.job.engine.plans import Plans
+from openagents_json.job.engine.processes import ProcessPool
+from openagents_json.job.engine.queue import KnownQueue
 from openagents_json.job.engine.runner import Runner
 from openagents_json.job.engine.settle import Settler
 from openagents_json.job.engine.slots import Slots
 from openagents_json.job.engine.threads import Threads
 from openagents_json.job.events import Event
-from openagents_json.job.machine import Child, ChildSpec, Decision, Happening, Interrupted, JobState, Tick
+from openagents_json.job.machine import (
+    Child,
+    ChildSpec,
+    Claimed,
+    Decision,
+    Happening,
+    Interrupted,
+    JobState,
+    Offered,
+    Tick,
+)
+from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import Claim, JobStore
 from openagents_json.settings import Settings
-from openagents_json.workflow import Retry, SecretProvider, mask
+from openagents_json.workflow import Retry, SecretProvider
 from openagents_json.workflow.plan import Node, Plan
 
 logger = logging.getLogger("openagents_json.worker")
@@ -37,7 +61,8 @@ logger = logging.getLogger("openagents_json.worker")
 RETRY_STORE_S = (0.05, 0.2, 1.0, 2.0, 5.0)  # waits between tries while the store is away; the last one repeats
 POLL_S = 0.05  # how often other processes' writes are looked for
 RECOVER_S = 5.0  # how often jobs of dead workers are looked for
-RETAIN_S = 3_600.0  # how often old jobs are deleted
+RETAIN_S = 3_600.0  # how often old jobs are deleted, and leaks are tried again
+LEAKS_AT_ONCE = 100  # tried again in one round; the next round goes on behind them
 RETAIN_BATCH = 500
 SETTLE_BATCH = 256
 TAKEN_AT_ONCE = 16  # claimed jobs folded in one turn of the event loop
@@ -76,27 +101,36 @@ class Worker:
         self.linger_us = round(settings.linger_s * SECOND_US)
         self.cleanup_us = round(settings.cleanup_timeout_s * SECOND_US)
         self.runners: dict[str, Runner] = {}  # jobs whose lease we have, by id
-        self.slots: Slots[Runner] = Slots(settings.max_steps, settings.max_threads)
+        self.slots: Slots[Runner] = Slots(
+            settings.max_steps, {"thread": settings.max_threads, "process": settings.max_processes}
+        )
         self.store_error: StoreUnavailable | None = None  # the last one, until the store works again
         self.gives_up_on_store = False  # set when stopping has waited long enough
         self.missing_component = _missing_component()
+        self.outputs = Outputs(self)
+        self.meter = Meter()
         self._plans = plans
         self._maker = maker
         self._settler = settler
-        settler.on_posts = self.posted
-        self._bus = bus
+        settler.published = self.published
+        settler.take_over = self._take_over
+        self.bus = bus
         self._claims = claims
         self._tasks: set[asyncio.Task[Any]] = set()  # everything that runs for the worker; ended by stop
         self._loops: list[asyncio.Task[Any]] = []  # they take new work; ended first
         self._upkeep: list[asyncio.Task[Any]] = []  # our leases, and what others ask; ended last
-        self._queue_changed = asyncio.Event()
+        self._queue = KnownQueue()
         self._due_changed = asyncio.Event()
         self._empty = asyncio.Event()  # no runner is left
         self._empty.set()
         self._stopping = False
+        self._was_changed = False  # others had written at the last poll
+        self._captures = False  # what components print: from start to stop, if the settings say so
         self._foreign: dict[str, None] = {}  # definitions whose components are not all here, by content hash
         self._components_known = 0  # how many there were when `_foreign` was empty
+        self._last_leak = 0  # key of the last leak that was looked at; _retain's own
         self._retries: dict[str, Retry] = {}  # components' own policies, parsed
+        self._processes: ProcessPool | None = None  # made by the first step that needs one
 
     async def start(self) -> None:
         """Register, take over what a dead predecessor left, and begin."""
@@ -105,16 +139,36 @@ class Worker:
         self.instances = AgentInstances()
         await self.store.register_worker(self.id)
         self._upkeep = self._begin(self._poll, self._heartbeat)
+        self.meter.start()
         if self._claims:
+            if self.settings.capture_output:
+                capture.install()
+                self._captures = True
+            self._warm()
             await self.recover()
-            self._queue_changed.set()
+            self._queue.lost_count()
             self._loops = self._begin(self._claim, self._wake_due, self._recover, self._retain)
+
+    @property
+    def processes(self) -> ProcessPool:
+        """The pool of processes; made in the event loop, whose thread lives as long as they do."""
+        if self._processes is None:
+            settings = self.settings
+            self._processes = ProcessPool(limit=settings.max_processes, calls_per_process=settings.calls_per_process)
+        return self._processes
+
+    def _warm(self) -> None:
+        """Have a process ready if components ask for one: it takes a second to start."""
+        wanted = [one for one in self.components if one.isolation == "process" and why_not_in_process(one) is None]
+        if wanted:
+            self.processes.warm(*(reference_to(one) for one in wanted))
 
     def _begin(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[Any]]:
         return [self.loop.create_task(self._forever(step), name=f"worker {step.__name__}") for step in steps]
 
     async def stop(self, timeout_s: float) -> None:
-        """Take nothing new; let running attempts end for `timeout_s`, then tell them to stop; give the jobs back."""
+        """Take nothing new, let running attempts end, tell them to stop, kill them, and give the jobs back: all within
+        `timeout_s`, whatever components do. What is not told and killed by then ends with the program."""
         if self._stopping:
             return
         self._stopping = True
@@ -122,28 +176,40 @@ class Worker:
             loop.cancel()
         for runner in list(self.runners.values()):
             runner.release("worker_stopped")
-        if not await self._wait_empty(timeout_s):
+        told_s = min(self.settings.shutdown_grace_s, timeout_s / 2)
+        if not await self._wait_empty(timeout_s - 2 * told_s):
             for runner in list(self.runners.values()):
-                runner.stop_attempts("shutdown", self.settings.shutdown_grace_s)
-            if not await self._wait_empty(self.settings.shutdown_grace_s + 1.0):
+                runner.stop_attempts("shutdown", told_s / 2)
+            if not await self._wait_empty(1.5 * told_s):
                 self.gives_up_on_store = True
-                await self._wait_empty(1.0)
+                await self._wait_empty(told_s / 2)
+        if self._processes is not None:
+            await self._processes.close()
         tasks = [*self._tasks, *self._loops, *self._upkeep]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.gives_up_on_store = True  # what still runs, an abandoned thread, may end after the store was closed
+        await self.outputs.close()
         await self.instances.close()
         self.threads.close()
+        self.meter.stop()
         try:
             await self.store.unregister_worker(self.id)
         except StoreError as error:
             logger.warning("worker %s could not sign off: %s", self.id, error)
 
+    def stop_capture(self) -> None:
+        """Give `sys.stdout` and the rest back. May be called twice."""
+        if self._captures:
+            self._captures = False
+            capture.uninstall()
+
     # ── what the manager and the runners tell the worker ──────────────────────────────────────────────────────────
 
-    def queue_changed(self) -> None:
-        """A job was queued, or a job slot is free."""
-        self._queue_changed.set()
+    def queue_changed(self, count: int = 1) -> None:
+        """So many jobs were queued."""
+        self._queue.added(count)
 
     def due_changed(self) -> None:
         """A job at rest has a new time to wake."""
@@ -154,14 +220,18 @@ class Worker:
             runner.inbox_changed()
 
     def published(self, state: JobState, decision: Decision) -> None:
-        """A commit of a runner is on disk."""
+        """A commit is on disk."""
         self.store_error = None
-        self._bus.publish(state, decision.events)
+        self.bus.publish(state, decision.events)
+        if state.status == JobStatus.QUEUED:
+            self.queue_changed()
+        elif state.wake_us is not None or state.start_at_us is not None:
+            self.due_changed()
         if decision.children:
             for child in decision.children:
                 new, child_state = child.job
-                self._bus.publish(child_state, new.events)
-            self._queue_changed.set()
+                self.bus.publish(child_state, new.events)
+            self.queue_changed(len(decision.children))
         if decision.posts:
             self.posted(post.job_id for post in decision.posts)
 
@@ -189,9 +259,9 @@ class Worker:
             try:
                 return await ask()
             except StoreUnavailable as error:
-                self.note_store_error(error)
                 if self.gives_up_on_store:
                     raise LeaseLost(f"The store is away and the program stops: {error}") from error
+                self.note_store_error(error)
                 await self.clock.sleep(RETRY_STORE_S[min(tries, len(RETRY_STORE_S) - 1)])
                 tries += 1
 
@@ -235,31 +305,33 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def isolation_of(self, component: str, node: Node) -> Isolation:
-        """Where a step's attempts run: what the step says, else what the component says."""
-        if node.step.isolation is not None:
+    def isolation_of(self, component: str, node: Node | None) -> Isolation:
+        """Where a step's attempts (or a release, without a node) run: what the step says, else what the component
+        says."""
+        if node is not None and node.step.isolation is not None:
             return node.step.isolation
+        return self.component_or_missing(component).isolation
+
+    def component_or_missing(self, name: str) -> Component:
+        """The component, or one that stands in for it so that its attempt can fail with `why_missing`."""
         try:
-            return self.components.get(component).isolation
+            return self.components.get(name)
         except ComponentNotFound:
-            return "inline"
+            return self.missing_component
+
+    def why_missing(self, name: str) -> ComponentNotFound:
+        """The error of a component that is not here."""
+        try:
+            self.components.get(name)
+        except ComponentNotFound as error:
+            return error
+        return ComponentNotFound(f"There was no component {name!r} when the call began.", name=name)
 
     def component_retry(self, name: str, given: Mapping[str, Any]) -> Retry:
         """A component's own retry policy."""
         if name not in self._retries:
             self._retries[name] = Retry.model_validate(dict(given))
         return self._retries[name]
-
-    def progress_reporter(self, job_id: str, path: str, secrets: Mapping[str, str]) -> Callable[[float, str], None]:
-        """What `ctx.progress` calls, from any thread: tells the listeners, records nothing."""
-
-        def report(fraction: float, message: str) -> None:
-            if self._bus.has_listeners:
-                data = {"path": path, "fraction": fraction, "message": mask(message, secrets.values())}
-                event = Event.unrecorded("step.progress", self.clock.now_us(), data)
-                self.loop.call_soon_threadsafe(self._bus.tell, job_id, event)
-
-        return report
 
     def fold(self, plan: Plan, snapshot: bytes | None, events: Sequence[Event]) -> JobState:
         return self._plans.fold(plan, snapshot, events)
@@ -280,23 +352,23 @@ class Worker:
 
     async def _claim(self) -> None:
         """Fill the free job slots from the queue."""
-        await self._queue_changed.wait()
-        self._queue_changed.clear()
+        await self._queue.wait()
         free = self.settings.max_jobs - len(self.runners)
         if free <= 0:
             return  # the next runner that ends sets the event again
         try:
             claims = await self.store.claim(self.id, free, self._foreign_definitions())
         except StoreError:
-            self._queue_changed.set()
+            self._queue.lost_count()
             raise
         self.store_error = None
         for number, claim in enumerate(claims, 1):
             await self._take(claim)
             if number % TAKEN_AT_ONCE == 0:
                 await asyncio.sleep(0)  # folding many histories in one go would hold up everything else
+        self._queue.looked(found_all=len(claims) < free)
         if len(claims) == free:
-            self._queue_changed.set()
+            self._queue.room_is_free()
 
     async def _take(self, claim: Claim) -> None:
         try:
@@ -309,10 +381,27 @@ class Worker:
             logger.exception("job %s cannot be read and stays in the queue", claim.job_id)
             self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
             return
-        runner = Runner(self, claim, state)
-        self.runners[claim.job_id] = runner
+        self._begin_job(claim, state, [Claimed(claim.owner, claim.epoch)])
+
+    def _take_over(
+        self, plan: Plan, claim: Claim, happenings: tuple[Happening, ...]
+    ) -> Awaitable[tuple[JobStatus, Decision]] | None:
+        """Run a job that is held for one commit without its way through the queue: if there is room for it and
+        for all that it would overtake there."""
+        if not self._claims or self._stopping or claim.job_id in self.runners or self._queue.length is None:
+            return None
+        if len(self.runners) + self._queue.length >= self.settings.max_jobs:
+            return None
+        if not all(name in self.components for name in plan.component_names):
+            return None
+        state = self._plans.fold(plan, claim.snapshot, claim.events)
+        return self._begin_job(claim, state, [Offered(claim.owner, claim.epoch), *happenings]).first
+
+    def _begin_job(self, claim: Claim, state: JobState, happenings: list[Happening]) -> Runner:
+        runner = self.runners[claim.job_id] = Runner(self, claim, state, happenings)
         self._empty.clear()
         self.spawn(self._run(runner), f"job {claim.job_id}")
+        return runner
 
     def _foreign_definitions(self) -> Collection[str]:
         """The definitions whose jobs are left to workers that have their components. Registering more asks anew."""
@@ -330,7 +419,7 @@ class Worker:
         logger.warning("jobs of workflow %s are left to other workers: no %s here", plan.workflow.id, names)
         await self.patiently(lambda: self.store.release(claim))
         if not is_full:  # else it would be asked for again at once, and again
-            self._queue_changed.set()
+            self._queue.lost_count()
 
     async def _run(self, runner: Runner) -> None:
         try:
@@ -347,9 +436,9 @@ class Worker:
             self.runners.pop(runner.job_id, None)
             if not self.runners:
                 self._empty.set()
-            self._queue_changed.set()
-            if runner.state.wake_us is not None:
-                self._due_changed.set()
+            self._queue.room_is_free()
+            if runner.has_unread:  # somebody told the runner when it had already looked for the last time
+                self.posted([runner.job_id])
 
     async def _take_up_again(self, claim: Claim) -> None:
         """We hold a job that we cannot run as it is: after a while, treat it like one of a dead worker."""
@@ -361,15 +450,14 @@ class Worker:
         now = replace(
             claim, last_event=stored.summary.events, snapshot=stored.snapshot, events=events, requests=requests
         )
-        await self._settle_all([now], lambda claim: Interrupted(self.id))
+        # Not run under the lease that we have: attempts of the runner that failed may still be ending under its epoch.
+        await self.patiently(lambda: self._settler.settle(now, [Interrupted(self.id)], may_run=False))
 
     async def _settle_later(self, claim: Claim, happenings: Sequence[Happening]) -> None:
         try:
             await self.patiently(lambda: self._settler.settle(claim, happenings))
         except LeaseLost as lost:
             logger.info("job %s: %s", claim.job_id, lost, extra={"job_id": claim.job_id})
-        self._queue_changed.set()
-        self._due_changed.set()
 
     async def _wake_due(self) -> None:
         """Put jobs whose timer is due back into the queue."""
@@ -388,14 +476,17 @@ class Worker:
         """Notice what other processes wrote: requests for our jobs, new work, news for readers."""
         await self.clock.sleep(POLL_S)
         if self._foreign and self._components_known != len(self.components):
-            self._queue_changed.set()
-        if not self.store.has_foreign_changes():
+            self._queue.lost_count()
+        is_late, self._was_changed = self._was_changed, self.store.has_foreign_changes()
+        if not self._was_changed:
+            if is_late:  # a commit of ours from before the change may have been published after it: look once more
+                self.bus.wake_readers()
             return
         if self.runners:
             for job_id in await self.store.jobs_with_requests(self.id):
                 self.inbox_changed(job_id)
-        self._bus.wake_readers()
-        self._queue_changed.set()
+        self.bus.wake_readers()
+        self._queue.lost_count()
         self._due_changed.set()
 
     async def _heartbeat(self) -> None:
@@ -417,8 +508,6 @@ class Worker:
             await self.patiently(lambda: self._settler.settle_rest(job_id, self.id))
         except LeaseLost as lost:
             logger.info("job %s: %s", job_id, lost, extra={"job_id": job_id})
-        self._queue_changed.set()
-        self._due_changed.set()
 
     async def recover(self) -> int:
         """Put jobs of dead workers back where they belong; how many there were. Carry out requests that their askers
@@ -431,13 +520,25 @@ class Worker:
             count += len(claims)
         if count:
             logger.warning("%d interrupted jobs were taken over", count)
-            self._queue_changed.set()
         return count
 
     async def _retain(self) -> None:
         if self.settings.job_retention_days is not None:
             await self.delete_final(self.settings.job_retention_days)
+        await self._retry_leaks()
         await self.clock.sleep(RETAIN_S)
+
+    async def _retry_leaks(self) -> None:
+        """Try to release what jobs could not: each leak once whose component is here, one at a time."""
+        leaks = await self.store.list_leaks(self._last_leak, LEAKS_AT_ONCE)
+        for leak in leaks:
+            self._last_leak = leak.key
+            if leak.release in self.components and self.slots.has(self.isolation_of(leak.release, None)):
+                is_gone = await release_leak(self, leak)
+                what = "was released" if is_gone else "still cannot be released"
+                logger.info("leak %d (%s) of job %s %s", leak.key, leak.name, leak.job_id, what)
+        if len(leaks) < LEAKS_AT_ONCE:
+            self._last_leak = 0
 
     async def delete_final(self, days: float) -> int:
         """Delete jobs that became final more than `days` ago, in batches that let other commits in between."""
@@ -461,7 +562,6 @@ class Worker:
                 self.settle_later(claim, [happening(claim)])
             elif isinstance(result, BaseException) and not isinstance(result, LeaseLost):
                 logger.error("job %s could not be settled: %s", claim.job_id, result, extra={"job_id": claim.job_id})
-        self._queue_changed.set()
 
     async def _thread_ended(self, job_id: str) -> None:
         try:

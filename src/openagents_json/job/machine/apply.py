@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from openagents_json.errors import StoreError
 from openagents_json.job.events import Event
+from openagents_json.job.machine import resources
 from openagents_json.job.machine.scopes import (
     begin,
     delay,
@@ -25,11 +26,14 @@ from openagents_json.job.machine.scopes import (
     open_scope,
     set_deadline,
     stop_inside,
+    take_over,
     undelay,
 )
 from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, Data, JobState, Scope, StepRun, new_state
 from openagents_json.job.model import JobStatus, StepStatus
 from openagents_json.workflow.plan import Plan
+
+RUNGS = (None, "flag", "terminate", "kill")  # of the kill ladder, the strongest last
 
 
 def apply(state: JobState, event: Event) -> None:
@@ -62,6 +66,8 @@ def _created(state: JobState, data: Data, event: Event) -> None:
     state.tags = data["tags"]
     state.start_at_us = data.get("start_at_us")
     state.parent = data.get("parent")
+    state.origin = data.get("origin")
+    state.given = data.get("given", {})
     state.created_us = event.at_us
     open_scope(state, Scope(ROOT, "", "", ""), 1.0)
 
@@ -79,17 +85,23 @@ def _started(state: JobState, data: Data, event: Event) -> None:
     state.wake_us = None
     if state.started_us is None:
         state.started_us = event.at_us
+    resources.worker_came(state, event.at_us)
     if (deadline := data.get("deadline_us")) is not None:
         set_deadline(state, ROOT, deadline)
 
 
 def _pause_requested(state: JobState, data: Data, event: Event) -> None:
+    state.parent_pause = data.get("parent_pause")
+    if state.pause_requested or state.status == JobStatus.PAUSED:
+        return  # it is so already: from now on its parent's pause holds it as well
     state.pause_requested = True
     state.pause = {"by": data["by"], "reason": data["reason"], "at_us": event.at_us}
+    state.pause_number = event.number
 
 
 def _pause_withdrawn(state: JobState, data: Data, event: Event) -> None:
     state.pause_requested = False
+    state.parent_pause = None
 
 
 def _paused(state: JobState, data: Data, event: Event) -> None:
@@ -101,12 +113,14 @@ def _paused(state: JobState, data: Data, event: Event) -> None:
 
 def _resumed(state: JobState, data: Data, event: Event) -> None:
     state.pause_requested = False
+    state.parent_pause = None
 
 
 def _cancel_requested(state: JobState, data: Data, event: Event) -> None:
     state.cancel = {"by": data["by"], "reason": data["reason"], "force": data["force"]}
     state.cancel_us = state.cancel_us or event.at_us
     state.pause_requested = False
+    state.parent_pause = None
     state.deadlines.pop(ROOT, None)
     halt(state, state.scopes[ROOT])
     if data["force"]:
@@ -119,6 +133,8 @@ def _priority_changed(state: JobState, data: Data, event: Event) -> None:
 
 
 def _waiting(state: JobState, data: Data, event: Event) -> None:
+    if state.status == JobStatus.PAUSED:
+        state.pause_requested = True  # a child runs again, to clean up: the pause stays, and is not effective
     state.status = JobStatus.WAITING
     state.wake_us = data["until_us"]
     state.worker = None
@@ -127,6 +143,7 @@ def _waiting(state: JobState, data: Data, event: Event) -> None:
 def _worker_lost(state: JobState, data: Data, event: Event) -> None:
     state.deaths = data["deaths"]
     state.worker = None
+    resources.worker_lost(state, event.at_us)
 
 
 def _timed_out(state: JobState, data: Data, event: Event) -> None:
@@ -151,6 +168,15 @@ def _finally_started(state: JobState, data: Data, event: Event) -> None:
     state.deadlines.pop(UNDO, None)
     set_deadline(state, FINALLY, data["deadline_us"])
     open_scope(state, Scope(FINALLY, "", "", ""), 0.0)
+
+
+def _releasing(state: JobState, data: Data, event: Event) -> None:
+    _decide_outcome(state, JobStatus(data["outcome"]), data)
+    _drop_what_is_left(state)
+    state.agenda.clear()
+    state.startable.clear()
+    state.to_stop.clear()
+    resources.job_ended(state, event.at_us, well=state.outcome == JobStatus.COMPLETED)
 
 
 def _cleanup_timed_out(state: JobState, data: Data, event: Event) -> None:
@@ -198,20 +224,27 @@ def _finish(state: JobState, status: JobStatus, data: Data, event: Event) -> Non
     state.start_at_us = None
     state.pause_requested = False
     state.current_step = None
+    _drop_what_is_left(state)
+    if status == JobStatus.COMPLETED:
+        state.progress = 1.0
+
+
+def _drop_what_is_left(state: JobState) -> None:
+    """No step begins or goes on any more. There is something left only if dead workers ended the job."""
     state.deadlines.clear()
     state.awaiting.clear()
     state.in_doubt.clear()
     state.children.clear()
+    state.paused_children.clear()
     for path in state.ready:
         del state.runs[path]
     for scope in state.scopes.values():
-        for path in scope.active:  # only if a dead worker ended the job: nothing of it runs any more
+        scope.ready = 0
+        for path in scope.active:  # nothing of it runs any more
             state.runs[path].status = StepStatus.CANCELLED
     state.ready.clear()
     state.closing.clear()
     state.delayed.clear()
-    if status == JobStatus.COMPLETED:
-        state.progress = 1.0
 
 
 # ── attempts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -233,17 +266,21 @@ def _attempt_started(state: JobState, data: Data, event: Event) -> None:
     state.current_step = run.path
 
 
-def _attempt_ended(state: JobState, data: Data) -> StepRun:
+def _attempt_ended(state: JobState, data: Data, event: Event) -> StepRun:
     run = state.runs[data["path"]]
     run.live = False
     state.live -= 1
     if data.get("abandoned"):
         state.abandoned += 1
+    if (rung := data.get("rung")) is not None and RUNGS.index(rung) > RUNGS.index(state.rung):
+        state.rung = rung
+    if state.ledger:
+        resources.attempt_ended(state, run, event.at_us, well=False)
     return run
 
 
 def _attempt_failed(state: JobState, data: Data, event: Event) -> None:
-    run = _attempt_ended(state, data)
+    run = _attempt_ended(state, data, event)
     run.error = data["error"]
     due = data.get("retry_at_us")
     if due is not None:
@@ -252,11 +289,11 @@ def _attempt_failed(state: JobState, data: Data, event: Event) -> None:
 
 
 def _attempt_cancelled(state: JobState, data: Data, event: Event) -> None:
-    end_run(state, _attempt_ended(state, data), StepStatus.CANCELLED, event)
+    end_run(state, _attempt_ended(state, data, event), StepStatus.CANCELLED, event)
 
 
 def _attempt_lost(state: JobState, data: Data, event: Event) -> None:
-    run = _attempt_ended(state, data)
+    run = _attempt_ended(state, data, event)
     run.lost += 1
     if state.scopes[run.scope].is_cut:
         end_run(state, run, StepStatus.CANCELLED, event)
@@ -273,6 +310,8 @@ def _step_completed(state: JobState, data: Data, event: Event) -> None:
     if run.live:
         run.live = False
         state.live -= 1
+        if state.ledger:
+            resources.attempt_ended(state, run, event.at_us, well=True)
     if "signal" in data:  # the payload stands in the history once, where it was received
         run.output = state.mailbox[data["signal"]].pop(data["letter"])["payload"]
         if not state.mailbox[data["signal"]]:
@@ -299,6 +338,10 @@ def _step_skipped(state: JobState, data: Data, event: Event) -> None:
 
 def _step_cancelled(state: JobState, data: Data, event: Event) -> None:
     end_run(state, state.runs[data["path"]], StepStatus.CANCELLED, event)
+
+
+def _step_taken_over(state: JobState, data: Data, event: Event) -> None:
+    take_over(state, data, event)
 
 
 def _step_expanded(state: JobState, data: Data, event: Event) -> None:
@@ -390,7 +433,7 @@ def _step_timed_out(state: JobState, data: Data, event: Event) -> None:
 
 
 def _step_in_doubt(state: JobState, data: Data, event: Event) -> None:
-    run = _attempt_ended(state, data)
+    run = _attempt_ended(state, data, event)
     run.error = data["error"]
     run.in_doubt = True
     run.status = StepStatus.WAITING
@@ -429,8 +472,17 @@ def _child_started(state: JobState, data: Data, event: Event) -> None:
             set_deadline(state, run.path, deadline)
 
 
+def _child_paused(state: JobState, data: Data, event: Event) -> None:
+    state.paused_children[data["child_id"]] = data.get("pause")
+
+
+def _child_resumed(state: JobState, data: Data, event: Event) -> None:
+    del state.paused_children[data["child_id"]]
+
+
 def _child_ended(state: JobState, data: Data, event: Event) -> None:
     path = state.children.pop(data["child_id"])
+    state.paused_children.pop(data["child_id"], None)
     state.deadlines.pop(path, None)
 
 
@@ -451,6 +503,7 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "job.compensation_started": _compensation_started,
     "job.finally_started": _finally_started,
     "job.cleanup_timed_out": _cleanup_timed_out,
+    "job.releasing": _releasing,
     "job.completed": _completed,
     "job.failed": _failed,
     "job.cancelled": _cancelled,
@@ -462,6 +515,7 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "step.failed": _step_failed,
     "step.skipped": _step_skipped,
     "step.cancelled": _step_cancelled,
+    "step.taken_over": _step_taken_over,
     "step.expanded": _step_expanded,
     "step.chosen": _step_chosen,
     "step.forked": _step_forked,
@@ -474,5 +528,12 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "step.resolved": _step_resolved,
     "signal.received": _signal_received,
     "child.started": _child_started,
+    "child.paused": _child_paused,
+    "child.resumed": _child_resumed,
     "child.ended": _child_ended,
+    "resource.tracked": resources.tracked,
+    "release.started": resources.release_started,
+    "release.failed": resources.release_failed,
+    "resource.released": resources.released,
+    "resource.leaked": resources.leaked,
 }

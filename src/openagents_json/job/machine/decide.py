@@ -5,7 +5,7 @@ is recorded, so that later decisions of the turn see it; at the end the turn say
 caller commits the events first and carries out the commands after the commit.
 
 This file takes in what happened and says where the job stands. What follows for steps is in `steps`, for attempts in
-`attempts`, and how a job ends in `ending`.
+`attempts`, what jobs and their children tell each other in `family`, and how a job ends in `ending`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,26 @@ from typing import Any
 
 from openagents_json.clock import SECOND_US
 from openagents_json.errors import InvalidTransition
-from openagents_json.job.machine import attempts, ending, steps
+from openagents_json.job.machine import attempts, ending, family, ledger, steps
 from openagents_json.job.machine.happenings import (
+    NOT_TOLD,
     AttemptFailed,
     AttemptStopped,
     AttemptSucceeded,
     Claimed,
     Happening,
     Interrupted,
+    Offered,
     Released,
+    ReleaseEnded,
     Requested,
+    ResourceTracked,
+    Stop,
     Tick,
 )
 from openagents_json.job.machine.requests import is_repeated, refuse
-from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, JobState, StepRun, new_state
+from openagents_json.job.machine.state import FINALLY, RELEASE, ROOT, UNDO, JobState, StepRun, new_state
+from openagents_json.job.machine.taking import Takeover
 from openagents_json.job.machine.turn import (
     DEFAULT_CLEANUP_US,
     DEFAULT_LINGER_US,
@@ -60,9 +66,10 @@ def create(
     start_at_us: int | None = None,
     idempotency_key: str | None = None,
     parent: dict[str, Any] | None = None,
+    takeover: Takeover | None = None,
     start: bool = False,
 ) -> tuple[JobState, list[Any]]:
-    """A new job: its state and first events. `inputs` are validated already."""
+    """A new job: its state and first events. `inputs` are validated already; `takeover` is of a job that retries."""
     turn = Turn(new_state(plan), now_us, Terms(lambda: 0.0, no_slots, no_children))
     data: dict[str, Any] = {
         "job_id": job_id,
@@ -80,7 +87,9 @@ def create(
         data["idempotency_key"] = idempotency_key
     if parent is not None:
         data["parent"] = parent
-    turn.record("job.created", data)
+    turn.record("job.created", data | (takeover.about if takeover is not None else {}))
+    for result in takeover.results if takeover is not None else ():
+        turn.record("step.taken_over", result)
     if start:
         turn.record("job.queued", {"reason": "started"})
     return turn.state, turn.decision.events
@@ -102,12 +111,22 @@ def decide(
     Changes `state`, which is then ahead of the store until the commit.
     """
     turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us))
+    before = family.pause_of(state)
     for happening in happenings:
         _take(turn, happening)
+    _go_on(turn)
+    if turn.offer is not None and state.status == JobStatus.QUEUED:
+        _take_claim(turn, turn.offer)
+        _go_on(turn)
+    family.tell_parent(turn, before)
+    return turn.decision
+
+
+def _go_on(turn: Turn) -> None:
     while _advance(turn) and attempts.start(turn):
         pass
+    ledger.start(turn)
     _conclude(turn)
-    return turn.decision
 
 
 # ── what happened ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -117,6 +136,8 @@ def _take(turn: Turn, happening: Happening) -> None:
     if turn.state.is_final:
         if isinstance(happening, Requested):
             _take_request(turn, happening)
+        elif isinstance(happening, ResourceTracked):
+            ledger.take_tracked(turn, happening)
         return
     match happening:
         case AttemptSucceeded():
@@ -130,10 +151,16 @@ def _take(turn: Turn, happening: Happening) -> None:
                 _take_stop(turn, run, happening)
         case Claimed():
             _take_claim(turn, happening)
+        case Offered():
+            turn.offer = happening
         case Interrupted():
             _take_interruption(turn, happening.worker)
         case Requested():
             _take_request(turn, happening)
+        case ResourceTracked():
+            ledger.take_tracked(turn, happening)
+        case ReleaseEnded():
+            ledger.take_ended(turn, happening)
         case Released():
             turn.releasing = happening.reason
         case Tick():
@@ -146,7 +173,7 @@ def _live_run(turn: Turn, path: str, token: int) -> StepRun | None:
     return run if run is not None and run.live and run.token == token else None
 
 
-def _take_claim(turn: Turn, claimed: Claimed) -> None:
+def _take_claim(turn: Turn, claimed: Claimed | Offered) -> None:
     state = turn.state
     data: dict[str, Any] = {"worker": claimed.worker, "epoch": claimed.epoch}
     if state.started_us is not None:
@@ -162,7 +189,7 @@ def _take_failure(turn: Turn, run: StepRun, failed: AttemptFailed) -> None:
     step = turn.state.node(run).step
     is_cut = turn.state.scopes[run.scope].is_cut
     if step.effect == "once" and failed.error["type"].startswith("timeout.") and not is_cut:
-        _doubt(turn, run, failed.error, abandoned=failed.abandoned)
+        _doubt(turn, run, failed.error, failed.stop)
         return
     delay_s = None
     if not is_cut:
@@ -174,9 +201,7 @@ def _take_failure(turn: Turn, run: StepRun, failed: AttemptFailed) -> None:
             turn.terms.random(),
             failed.asked_delay_s,
         )
-    data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "error": failed.error}
-    if failed.abandoned:
-        data["abandoned"] = True
+    data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "error": failed.error} | failed.stop.as_data
     if delay_s is not None:
         data["retry_at_us"] = turn.now_us + round(delay_s * SECOND_US)
     turn.record("attempt.failed", data)
@@ -188,20 +213,15 @@ def _take_stop(turn: Turn, run: StepRun, stopped: AttemptStopped) -> None:
     is_wanted = turn.state.scopes[run.scope].is_cut
     if not is_wanted and turn.state.node(run).step.effect == "once":
         message = f"The attempt was ended ({stopped.reason}); whether its effect happened is unknown."
-        _doubt(turn, run, error_info("in_doubt", message, run), abandoned=stopped.abandoned)
+        _doubt(turn, run, error_info("in_doubt", message, run), stopped.stop)
         return
-    data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "reason": stopped.reason}
-    if stopped.abandoned:
-        data["abandoned"] = True
+    data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "reason": stopped.reason} | stopped.stop.as_data
     turn.record("attempt.cancelled" if is_wanted else "attempt.lost", data)
 
 
-def _doubt(turn: Turn, run: StepRun, error: ErrorInfo, *, abandoned: bool = False) -> None:
+def _doubt(turn: Turn, run: StepRun, error: ErrorInfo, stop: Stop = NOT_TOLD) -> None:
     """An effect that may happen only once may have happened: nobody but a person can say how the step goes on."""
-    data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "error": error}
-    if abandoned:
-        data["abandoned"] = True
-    turn.record("step.in_doubt", data)
+    turn.record("step.in_doubt", {"path": run.path, "attempt": run.attempt, "error": error} | stop.as_data)
 
 
 def _take_interruption(turn: Turn, worker: str) -> None:
@@ -218,9 +238,15 @@ def _take_interruption(turn: Turn, worker: str) -> None:
     turn.record("job.worker_lost", {"worker": worker, "deaths": deaths})
     if deaths >= MAX_DEATHS:
         message = f"{deaths} workers died under this job with no recorded progress between; it is not tried again."
-        ending.finish(turn, JobStatus.FAILED, {"error": error_info("worker_lost", message, step=state.current_step)})
-    elif state.pause_requested:
-        turn.record("job.paused", {})
+        error = error_info("worker_lost", message, step=state.current_step)
+        if state.releasing:  # its releases are what kills them
+            ledger.give_up_all(turn, error)
+        else:
+            ending.finish(turn, JobStatus.FAILED, {"error": error})
+    if state.is_final or RELEASE in state.closing:
+        return
+    if state.pause_requested:
+        family.pause_if_children_are(turn)
     else:
         turn.record("job.queued", {"reason": "worker_lost"})
 
@@ -241,7 +267,8 @@ def _take_request(turn: Turn, request: Requested) -> None:
     except InvalidTransition as refusal:
         turn.decision.refused.append((request, refusal))
         return
-    if not is_repeated(request.verb, state.status, state.pause_requested):
+    is_passed_on = request.verb == "pause" and "parent_pause" in request.arguments  # which a paused job notes as well
+    if is_passed_on or not is_repeated(request.verb, state.status, state.pause_requested):
         _REQUESTS[request.verb](turn, request)
 
 
@@ -249,19 +276,17 @@ def _who(request: Requested) -> dict[str, Any]:
     return {"by": request.by, "reason": request.reason}
 
 
-def _pass_on(turn: Turn, request: Requested, verb: str | None = None) -> None:
-    """Let the attached children hear what was asked of the job."""
-    for child in turn.state.children:
-        turn.post(child, verb or request.verb, request.arguments, request.by, request.reason)
-
-
 def _start(turn: Turn, request: Requested) -> None:
     turn.record("job.queued", {"reason": "started"})
 
 
 def _pause(turn: Turn, request: Requested) -> None:
-    turn.record("job.pause_requested", _who(request))
-    _pass_on(turn, request)
+    state = turn.state
+    is_new = not is_repeated("pause", state.status, state.pause_requested)
+    passed_on = {key: request.arguments[key] for key in ("parent_pause",) if key in request.arguments}
+    turn.record("job.pause_requested", _who(request) | passed_on)
+    if is_new:
+        family.pass_on(turn, request, {"parent_pause": state.pause_number})
 
 
 def _resume(turn: Turn, request: Requested) -> None:
@@ -270,21 +295,22 @@ def _resume(turn: Turn, request: Requested) -> None:
     else:
         turn.record("job.resumed", _who(request))
         turn.record("job.queued", {"reason": "resumed"})
-    _pass_on(turn, request)
+    family.pass_on(turn, request, {"parent_pause": turn.state.pause_number})
 
 
 def _cancel(turn: Turn, request: Requested) -> None:
     force = bool(request.arguments.get("force"))
     if turn.state.cancel is None or (force and not turn.state.cancel["force"]):
         turn.record("job.cancel_requested", _who(request) | {"force": force})
-        _pass_on(turn, request)
+        turn.told.update(turn.state.children)
+        family.pass_on(turn, request, request.arguments)
 
 
 def _set_priority(turn: Turn, request: Requested) -> None:
     priority = request.arguments["priority"]
     if priority != turn.state.priority:
         turn.record("job.priority_changed", {"priority": priority, "was": turn.state.priority} | _who(request))
-        _pass_on(turn, request)
+        family.pass_on(turn, request, request.arguments)
 
 
 def _signal(turn: Turn, request: Requested) -> None:
@@ -302,33 +328,6 @@ def _resolve_step(turn: Turn, request: Requested) -> None:
         steps.fail(turn, run, error_info("in_doubt", request.arguments["error"], run))
 
 
-def _child_ended(turn: Turn, request: Requested) -> None:
-    """A child job is final. What it says comes once, by its commit."""
-    state, child_id = turn.state, request.arguments["child_id"]
-    path = state.children.get(child_id)
-    if path is None:
-        return
-    status, error = request.arguments["status"], request.arguments.get("error")
-    data: dict[str, Any] = {"path": path, "child_id": child_id, "status": status}
-    if error is not None:
-        data["error"] = error
-    turn.record("child.ended", data)
-    run = state.runs[path]
-    if state.scopes[run.scope].is_cut:
-        turn.record("step.cancelled", {"path": path})
-    elif run.failing is not None:
-        steps.fail(turn, run, run.failing)
-    elif status == JobStatus.COMPLETED:
-        outputs = request.arguments["outputs"]
-        is_item = state.node(run).spread is not None
-        turn.record("step.completed", {"path": path, "output": outputs["output"] if is_item else outputs})
-    else:
-        why = error or {"type": "cancelled", "message": "It was cancelled."}
-        message = f"The child job {child_id} ended as {status}: {why['message']}"
-        details = {"job_id": child_id, "error": error} if error else {"job_id": child_id}
-        steps.fail(turn, run, error_info(why["type"], message, run, details=details))
-
-
 _REQUESTS: dict[str, Callable[[Turn, Requested], None]] = {
     "start": _start,
     "pause": _pause,
@@ -337,7 +336,9 @@ _REQUESTS: dict[str, Callable[[Turn, Requested], None]] = {
     "set_priority": _set_priority,
     "signal": _signal,
     "resolve_step": _resolve_step,
-    "child_ended": _child_ended,
+    "child_ended": family.child_ended,
+    "child_paused": family.child_paused,
+    "child_resumed": family.child_resumed,
 }
 
 
@@ -351,7 +352,7 @@ def _advance(turn: Turn) -> bool:
         if state.to_stop:
             _stop(turn, state.runs[state.to_stop.pop()])
         elif (path := _next_closing(turn)) is not None:
-            if path in (ROOT, UNDO, FINALLY):
+            if path in (ROOT, UNDO, FINALLY, RELEASE):
                 ending.close_job(turn, path)
             else:
                 steps.close(turn, path)
@@ -377,6 +378,10 @@ def _take_due(turn: Turn) -> bool:
     _, what, name = due
     if what == "delayed":
         steps.go_on(turn, name)
+    elif what == "leak":
+        ledger.expire(turn, name)
+    elif what == "release":
+        pass  # its turn comes with the others
     elif what == "deadline":
         steps.expire(turn, name)
     else:
@@ -391,7 +396,7 @@ def _stop(turn: Turn, run: StepRun) -> None:
         reason = "sibling_failed" if cancel is None else "force_cancelled" if cancel["force"] else "cancelled"
         turn.decision.stops.append((run, reason))
     elif run.child is not None and run.child in turn.state.children:
-        if cancel is None:  # else it was told with the request
+        if run.child not in turn.told:
             reason = f"step {run.path} of its parent is not needed any more"
             turn.post(run.child, "cancel", {"force": False}, None, reason)
     elif run.ended_us is None:
@@ -404,17 +409,17 @@ def _stop(turn: Turn, run: StepRun) -> None:
 def _conclude(turn: Turn) -> None:
     """Say truthfully where the job stands now that nothing more follows."""
     state = turn.state
-    if state.is_final or state.live:
+    if state.is_final or state.live or state.releases:
         return
     if not turn.is_held:
         _conclude_at_rest(turn)
     elif state.cancel is not None and turn.releasing is not None:
         turn.record("job.queued", {"reason": turn.releasing})
     elif state.pause_requested:
-        turn.record("job.paused", {})
+        family.pause_if_children_are(turn)
     elif turn.releasing is not None:
         turn.record("job.queued", {"reason": turn.releasing})
-    elif not (state.startable or state.agenda or state.closing):
+    elif not (state.startable or state.agenda or state.closing or ledger.is_pending(turn)):
         due = state.next_due()
         if due is None or due[0] - turn.now_us > turn.terms.linger_us:
             turn.record("job.waiting", {"until_us": None if due is None else due[0]})
@@ -424,13 +429,17 @@ def _conclude_at_rest(turn: Turn) -> None:
     """Nobody runs the job: does it want a worker now?"""
     state = turn.state
     due = state.next_due()
-    has_work = bool(state.agenda or state.closing) or (due is not None and due[0] <= turn.now_us)
+    has_work = (
+        bool(state.agenda or state.closing) or ledger.is_pending(turn) or (due is not None and due[0] <= turn.now_us)
+    )
     if state.pause_requested:
-        turn.record("job.paused", {})
+        family.pause_if_children_are(turn)
     elif state.cancel is not None:
         if state.status != JobStatus.QUEUED and (has_work or state.status != JobStatus.WAITING):
             turn.record("job.queued", {"reason": "cancel"})
     elif state.status == JobStatus.WAITING and has_work:
         turn.record("job.queued", {"reason": "due" if due is not None and due[1] != "signal" else "woken"})
+    elif state.status == JobStatus.PAUSED:
+        family.pause_if_children_are(turn)
     elif state.status == JobStatus.WAITING and state.wake_us != (due[0] if due is not None else None):
         turn.record("job.waiting", {"until_us": None if due is None else due[0]})

@@ -20,7 +20,7 @@ FINAL_EVENTS = {
 def may_close(turn: Turn, path: str) -> bool:
     """A container's end is always recorded; the job's only if nobody holds it back or a cancel asks for it."""
     if path not in (ROOT, UNDO, FINALLY) or turn.may_start:
-        return True
+        return True  # RELEASE: nothing is left to run, and the outcome is decided
     if path != FINALLY and _has_cleanup_to_run(turn, path):
         return False  # a worker has to run it first
     return not turn.state.pause_requested if turn.is_held else turn.state.cancel is not None
@@ -38,22 +38,39 @@ def close_job(turn: Turn, part: str) -> None:
 
 
 def finish(turn: Turn, outcome: JobStatus, data: dict[str, Any]) -> None:
-    """Record the final event. Children that still run are told to stop."""
+    """Record the final event, or first have released what is left in the ledger. Children still run only if a dead
+    worker ends the job: they are told to stop, and the event says how many there were."""
     state = turn.state
     if state.cancel is not None and state.cancel["force"]:
         outcome, data = JobStatus.CANCELLED, {}
+    children = list(state.children)
+    if state.ledger and not state.releasing:
+        turn.record("job.releasing", {"outcome": str(outcome), "resources": len(state.ledger)} | data)
+        if state.ledger:
+            _stop_children(turn, children)
+            return
     if outcome == JobStatus.FAILED:
         data = {"error": data.get("error") or state.errors[0]}
     elif outcome == JobStatus.CANCELLED:
         data = dict(state.cancel or {})
         if skipped := _skipped(turn):
             data["skipped"] = skipped
-    children = list(state.children)
+        data |= {name: value for name, value in _what_it_took(state).items() if value}
+    if children:
+        data = data | {"children": len(children)}
     turn.record(FINAL_EVENTS[outcome], data)
-    for child in children:
-        turn.post(child, "cancel", {"force": False}, None, f"its parent is {outcome}")
+    _stop_children(turn, children)
     if state.parent is not None and not state.parent["detached"]:
         turn.decision.posts.append(_word_to_parent(state))
+
+
+def _stop_children(turn: Turn, children: list[str]) -> None:
+    for child in children:
+        turn.post(child, "cancel", {"force": False}, None, f"its parent is {turn.state.outcome}")
+
+
+def _what_it_took(state: JobState) -> dict[str, Any]:
+    return {"rung": state.rung, "released": state.released, "leaked": state.leaked}
 
 
 def _word_to_parent(state: JobState) -> Post:

@@ -8,12 +8,23 @@ from typing import Any, Literal
 from openagents_json.job.model import ErrorInfo
 from openagents_json.workflow.model import Retry
 
-Verb = Literal["start", "pause", "resume", "cancel", "set_priority", "signal", "resolve_step", "child_ended"]
+Verb = Literal[
+    "start", "pause", "resume", "cancel", "set_priority", "signal", "resolve_step",
+    "child_ended", "child_paused", "child_resumed",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A worker has taken the job from the queue and runs it from now on."""
+
+    worker: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The worker that holds the job for one commit has room: if the job wants a worker now, it runs it at once."""
 
     worker: str
     epoch: int
@@ -59,20 +70,39 @@ class AttemptSucceeded:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """How an attempt that was told to stop came to its end, as data of its event: the rung of the ladder that worked
+    (`flag`, `terminate`, `kill`), and the time from the word to the end. `abandoned`: no rung did, its code runs on."""
+
+    rung: str | None = None
+    took_us: int = 0
+    abandoned: bool = False
+
+    @property
+    def as_data(self) -> dict[str, Any]:
+        if self.abandoned:
+            return {"abandoned": True, "took_us": self.took_us}
+        return {} if self.rung is None else {"rung": self.rung, "took_us": self.took_us}
+
+
+NOT_TOLD = Stop()
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """The component raised, or ran out of time and is known dead (or `abandoned`: its thread still runs)."""
+    """The component raised, or ran out of time and was stopped."""
 
     path: str
     token: int
     error: ErrorInfo
     asked_delay_s: float | None = None
     default_retry: Retry | None = None  # the component's own, for a step that says none
-    abandoned: bool = False
+    stop: Stop = NOT_TOLD
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptStopped:
-    """The attempt was told to stop and its code is dead (or `abandoned`).
+    """The attempt was told to stop and its code is dead (or abandoned).
 
     `reason` is cancelled, force_cancelled, sibling_failed, shutdown or lost_lease.
     """
@@ -80,7 +110,44 @@ class AttemptStopped:
     path: str
     token: int
     reason: str
-    abandoned: bool = False
+    stop: Stop = NOT_TOLD
 
 
-Happening = Claimed | Interrupted | Released | Tick | Requested | AttemptSucceeded | AttemptFailed | AttemptStopped
+@dataclass(frozen=True, slots=True)
+class ResourceTracked:
+    """A running attempt is about to acquire something. `key` names the answer, which is given after the commit."""
+
+    path: str
+    token: int
+    key: int
+    name: str
+    release: str
+    inputs: dict[str, Any]
+    until: str
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseEnded:
+    """A release was tried: `error` is None if it worked. `was_told`: it was stopped with its worker."""
+
+    id: str
+    token: int
+    error: ErrorInfo | None = None
+    stop: Stop = NOT_TOLD
+    was_told: bool = False
+
+
+Happening = (
+    Claimed
+    | Offered
+    | Interrupted
+    | Released
+    | Tick
+    | Requested
+    | AttemptSucceeded
+    | AttemptFailed
+    | AttemptStopped
+    | ResourceTracked
+    | ReleaseEnded
+)

@@ -32,10 +32,8 @@ class ScopeNames:
         state = self._state
         if name == "inputs":
             return self._inputs if self._inputs is not None else _frozen(state, "#inputs", state.inputs)
-        if state.parent is not None:
-            given = state.parent.get("given", {})
-            if name in given and not self._is_inside(name):
-                return _frozen(state, f"#given.{name}", given[name])
+        if (given := state.handed) and name in given and not self._is_inside(name):
+            return _frozen(state, f"#given.{name}", given[name])
         if name in ("item", "index"):
             scope = self._inside("foreach")
             return item_list(state, state.runs[scope.owner])[int(scope.label)] if name == "item" else int(scope.label)
@@ -61,7 +59,7 @@ class ScopeNames:
     def step(self, step_id: str) -> Mapping[str, Any]:
         state = self._state
         if step_id not in state.plan.nodes:
-            given = (state.parent or {}).get("given", {}).get("steps", {})
+            given = state.handed.get("steps", {})
             return _frozen(state, f"#given.steps.{step_id}", given[step_id])  # type: ignore[no-any-return]
         block = state.plan.nodes[step_id].block
         scope: Scope | None = self._scope
@@ -137,9 +135,10 @@ def step_output(state: JobState, run: StepRun) -> Any:
 
     of a foreach the items' outputs in order (mode "collect" has null where an item failed, mode "skip" leaves it out),
     of a repeat the last iteration's, of a switch the chosen case's (null if there was none), of a parallel an object
-    by branch (null where it did not end). Of a step whose error was caught, it is the handler's.
+    by branch (null where it did not end). Of a step whose error was caught, it is the handler's. What was taken over
+    from another job is a value like any other.
     """
-    is_view = run.handler is not None or state.node(run).is_container
+    is_view = not run.taken and (run.handler is not None or state.node(run).is_container)
     if is_view and run.status == StepStatus.COMPLETED:
         return view_of(state, run)
     return run.output

@@ -11,21 +11,22 @@ from openagents_json.job.machine.state import FINALLY, JobState
 from openagents_json.job.model import JobStatus
 from openagents_json.workflow import limits
 
+_WORDS_OF_CHILDREN = ("child_ended", "child_paused", "child_resumed")  # heard until the job is final
 _ALLOWED: dict[JobStatus, tuple[str, ...]] = {
     JobStatus.CREATED: ("start", "cancel", "set_priority", "signal", "delete"),
     JobStatus.QUEUED: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
     JobStatus.RUNNING: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
     JobStatus.WAITING: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
     JobStatus.PAUSED: ("resume", "cancel", "set_priority", "signal", "resolve_step"),
-    JobStatus.COMPLETED: ("delete",),
-    JobStatus.FAILED: ("delete",),
-    JobStatus.CANCELLED: ("delete",),
+    JobStatus.COMPLETED: ("retry", "delete"),
+    JobStatus.FAILED: ("retry", "delete"),
+    JobStatus.CANCELLED: ("retry", "delete"),
 }
 
 
 def allowed_verbs(status: JobStatus, pause_requested: bool = False) -> tuple[str, ...]:
     """The verbs that work on a job of this status."""
-    if pause_requested and status == JobStatus.RUNNING:
+    if pause_requested and status in (JobStatus.RUNNING, JobStatus.WAITING):
         return ("resume", "cancel", "set_priority", "signal", "resolve_step")
     return _ALLOWED[status]
 
@@ -42,7 +43,7 @@ def is_repeated(verb: Verb, status: JobStatus, pause_requested: bool) -> bool:
 def refuse(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> None:
     """`InvalidTransition` when the state does not allow the verb; nothing when it does or is repeated."""
     status, marked = state.status, state.pause_requested
-    if is_repeated(verb, status, marked) or (verb == "child_ended" and not status.is_final):
+    if is_repeated(verb, status, marked) or (verb in _WORDS_OF_CHILDREN and not status.is_final):
         return
     allowed = allowed_verbs(status, marked)
     why = _why_not_now(state, verb, arguments)
@@ -62,13 +63,20 @@ def _why_not_now(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> s
         if state.cancel is not None:
             return "it is being cancelled"
         if state.outcome is not None:
-            part = "finally steps are running" if FINALLY in state.scopes else "completed steps are being undone"
-            return f"its {part}"
+            return f"its {_cleanup(state)}"
+    elif verb == "resume" and state.parent_pause is not None and "parent_pause" not in arguments:
+        parent = (state.parent or {}).get("job_id")
+        return f"it was paused with its parent {parent}; resume that job"
     elif verb == "cancel" and state.outcome not in (None, JobStatus.CANCELLED) and not arguments.get("force"):
-        part = "finally steps are running" if FINALLY in state.scopes else "completed steps are being undone"
-        return f"its outcome is {state.outcome} and its {part}"
+        return f"its outcome is {state.outcome} and its {_cleanup(state)}"
     elif verb == "signal" and sum(map(len, state.mailbox.values())) >= limits.SIGNALS_KEPT:
         return f"it has {limits.SIGNALS_KEPT} signals that no step has taken"
     elif verb == "resolve_step" and arguments["path"] not in state.in_doubt:
         return f"no step {arguments['path']} of it is in doubt"
     return ""
+
+
+def _cleanup(state: JobState) -> str:
+    if state.releasing:
+        return "resources are being released"
+    return "finally steps are running" if FINALLY in state.scopes else "completed steps are being undone"

@@ -8,7 +8,7 @@ reaches.
 from __future__ import annotations
 
 from openagents_json.job.events import Event
-from openagents_json.job.machine.state import FINALLY, UNDO, UNDO_LABEL, Data, JobState, Scope, StepRun
+from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, UNDO_LABEL, Data, JobState, Scope, StepRun
 from openagents_json.job.model import ErrorInfo, StepStatus
 
 
@@ -141,10 +141,41 @@ def end_run(state: JobState, run: StepRun, status: StepStatus, event: Event, *, 
                 scope.winding = True
                 _drop_ready(state, scope)
     if not scope.is_stopped:
-        for index in state.node(run).followers:
+        _wake_followers(state, scope, run)
+    end_scope_if_done(state, scope)
+
+
+def _wake_followers(state: JobState, scope: Scope, run: StepRun) -> None:
+    """What waits for a run waits for one less. A follower whose result was taken over has its turn now, and so wakes
+    its own: by a list, for many may stand in a row."""
+    ended = [run]
+    while ended:
+        for index in state.node(ended.pop()).followers:
             scope.waits[index] -= 1
             if scope.waits[index] == 0:
-                _make_ready(state, scope, state.scope_block(scope).nodes[index].id)
+                step_id = state.scope_block(scope).nodes[index].id
+                follower = state.runs.get(scope.path_of(step_id))
+                if follower is not None and follower.taken:
+                    ended.append(follower)
+                else:
+                    _make_ready(state, scope, step_id)
+
+
+def take_over(state: JobState, data: Data, event: Event) -> None:
+    """A step of the definition has its result before anything runs. It counts as ended at once, but what waits for it
+    goes on only when its turn has come: when all that it waits for itself has ended as well."""
+    scope, path = state.scopes[ROOT], data["path"]
+    run = state.runs.setdefault(path, StepRun(path, path, ROOT))
+    run.taken, run.taken_from = True, data.get("from")
+    run.status = StepStatus(data["status"])
+    run.output, run.error = data.get("output"), data.get("error")
+    run.item_errors = data.get("errors", [])
+    run.ended_us = event.at_us
+    scope.left -= 1
+    _credit(state, scope, scope.weight)
+    if path in state.ready:
+        _leave_ready(state, run)
+        _wake_followers(state, scope, run)
     end_scope_if_done(state, scope)
 
 
@@ -218,13 +249,14 @@ def _branch_ended(state: JobState, run: StepRun, scope: Scope) -> None:
 
 def fail_inside(state: JobState, run: StepRun, error: ErrorInfo, *, at_once: bool = False) -> None:
     """A container is going to fail: nothing more begins inside, and what runs is told to stop, unless the container
-    lets it finish (`fail_fast: false`). `at_once`: it has run out of time, and nothing is let finish."""
+    lets it finish (`fail_fast: false`). `at_once`: it has run out of time, and nothing is let finish. So is a step
+    that has run out of time and whose child has not ended."""
     if run.failing is not None:
         return
     run.failing = error
     if at_once or state.node(run).step.fail_fast:
         _halt_inside(state, run)
-    if not run.open:
+    if not run.open and run.child not in state.children:
         state.closing[run.path] = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -16,11 +17,12 @@ from openagents_json.errors import StoreError
 from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
 from openagents_json.workflow.plan import Block, Node, Plan
 
-FOLD_VERSION = 1  # raised when the meaning of a snapshot changes; older snapshots are then ignored
+FOLD_VERSION = 2  # raised when the meaning of a snapshot changes; older snapshots are then ignored
 ROOT = ""  # key of the scope of the definition's steps
 FINALLY = "$finally"  # key of the scope of the finally steps
 UNDO = "$undo"  # stands for the compensation as a whole; each undo has a scope of its own
 UNDO_LABEL = "undo"
+RELEASE = "$release"  # stands for the release of what is left at the job's end
 Data = dict[str, Any]  # of an event
 
 
@@ -45,6 +47,8 @@ class StepRun(msgspec.Struct):
     signal: str | None = None  # name of the signal that it waits for
     child: str | None = None  # id of the child job that it waits for
     handler: int | None = None  # the entry of `catch` that has taken its error
+    taken: bool = False  # its result was taken over when the job was created; it does not run here
+    taken_from: str | None = None  # id of the job in which it ran; None: the result was set by hand
     # of a container, and of a step whose handler runs
     open: set[str] = set()  # labels of the scopes inside that have not ended
     failing: ErrorInfo | None = None  # why it will fail once everything inside has ended
@@ -106,6 +110,27 @@ class Scope(msgspec.Struct):
         return self.key if step_id.endswith("]") else f"{self.key}.{step_id}"
 
 
+class Resource(msgspec.Struct):
+    """A resource of the cleanup ledger: tracked, and neither released nor kept nor leaked."""
+
+    id: str  # number of the event that recorded it
+    path: str  # of the run whose attempt acquired it
+    attempt: int
+    name: str
+    release: str  # the component that gives it back, and its inputs
+    inputs: dict[str, Any]
+    until: str  # "step" or "job": what has to end before it is due
+    keep: bool  # let go of if that ended well
+    within_us: int  # how long its release may take once it is due
+    is_due: bool = False
+    next_us: int = 0  # when its release is tried next, once it is due
+    deadline_us: int = 0  # when it is given up, once it is due
+    live: bool = False  # its release is on
+    tries: int = 0
+    token: int = 0  # event number of the latest release.started
+    error: ErrorInfo | None = None  # of the last try
+
+
 class Folded(msgspec.Struct):
     """What a snapshot holds: everything that follows from the history alone."""
 
@@ -126,6 +151,8 @@ class Folded(msgspec.Struct):
     deaths: int = 0  # workers that died under it since the last recorded progress
     pause_requested: bool = False
     pause: dict[str, Any] | None = None  # {"by", "reason", "at_us"} of the last request
+    pause_number: int = 0  # of the last request's event; children say it when they have heeded that one
+    parent_pause: int | None = None  # the parent's `pause_number`, while its pause holds this job: only it resumes it
     cancel: dict[str, Any] | None = None  # {"by", "reason", "force"} once requested
     cancel_us: int | None = None  # when it was requested first
     outcome: JobStatus | None = None  # decided when the finally steps begin, or with the final event
@@ -142,12 +169,21 @@ class Folded(msgspec.Struct):
     awaiting: dict[str, dict[str, None]] = {}  # signal name → paths of the steps that wait for it, in order
     mailbox: dict[str, list[Any]] = {}  # signal name → payloads that no step has taken, in order
     children: dict[str, str] = {}  # attached child jobs that have not ended → path of their step
+    paused_children: dict[str, int | None] = {}  # those that are PAUSED → the `pause_number` that they have heeded last
     in_doubt: dict[str, None] = {}  # paths of runs that somebody has to resolve
     parent: dict[str, Any] | None = None  # {"job_id", "path", "depth", "detached"} of a child
+    origin: dict[str, Any] | None = None  # {"job_id", "from_step", "by", "reason"} of a job that retries another
+    given: dict[str, Any] = {}  # what a retried item of a spread sees of its parent; of the item itself in `parent`
     undone: list[str] = []  # paths of completed runs that have a `compensate`, in order of completion
     undoing: str | None = None  # key of the scope of the undo that is on
     undo_ended: bool = False  # nothing more is undone: force, or the deadline
     live: int = 0  # attempts that are on
+    ledger: dict[str, Resource] = {}  # by id, in the order of their events
+    releasing: bool = False  # the outcome is decided, and all that is left in the ledger is due
+    releases: int = 0  # releases that are on
+    released: int = 0
+    leaked: int = 0
+    rung: str | None = None  # the strongest rung that an attempt needed to stop
     current_step: str | None = None
     progress: float = 0.0  # 0 … 1, never falls
 
@@ -168,6 +204,11 @@ class JobState(Folded):
     def is_final(self) -> bool:
         return self.status.is_final
 
+    @property
+    def handed(self) -> dict[str, Any]:
+        """What steps that stand for an item of a spread can see of the job that they were taken from, by name."""
+        return self.given if self.parent is None else self.parent.get("given", {})
+
     def scope_block(self, scope: Scope) -> Block:
         if scope.owner:
             return self.plan.nodes[scope.step_id].block_of(scope.label)
@@ -180,7 +221,7 @@ class JobState(Folded):
         return self.plan.nodes[run.step_id]
 
     def schedule(self, at_us: int, what: str, name: str) -> None:
-        """Remember that something is due. `what` is delayed, deadline or signal."""
+        """Remember that something is due. `what` is delayed, deadline, signal, release or leak."""
         heapq.heappush(self.agenda_of_times, (at_us, what, name))
 
     def next_due(self) -> tuple[int, str, str] | None:
@@ -201,7 +242,18 @@ class JobState(Folded):
         at_us, what, name = entry
         if what == "signal":
             return bool(self.mailbox.get(name) and self.awaiting.get(name))
+        if what in ("release", "leak"):
+            resource = self.ledger.get(name)
+            if resource is None or not resource.is_due:
+                return False
+            return at_us == (resource.deadline_us if what == "leak" else resource.next_us) and not resource.live
         return (self.delayed if what == "delayed" else self.deadlines).get(name) == at_us
+
+    @property
+    def restless(self) -> Iterator[str]:
+        """Attached children that have neither heeded the last pause of this job nor ended."""
+        heeded, number = self.paused_children, self.pause_number
+        return (child for child in self.children if heeded.get(child) != number)
 
     @property
     def waits_for_others(self) -> bool:
@@ -217,6 +269,8 @@ class JobState(Folded):
             *((at_us, "delayed", path) for path, at_us in self.delayed.items()),
             *((at_us, "deadline", path) for path, at_us in self.deadlines.items()),
             *((letters[0]["at_us"], "signal", name) for name, letters in self.mailbox.items() if letters),
+            *((one.next_us, "release", one.id) for one in self.ledger.values() if one.is_due and one.tries),
+            *((one.deadline_us, "leak", one.id) for one in self.ledger.values() if one.is_due),
         ]
         heapq.heapify(self.agenda_of_times)
 

@@ -10,9 +10,9 @@ from openagents_json.clock import SECOND_US
 from openagents_json.errors import ExpressionError, InvalidTransition
 from openagents_json.job.events import Event
 from openagents_json.job.machine.apply import apply
-from openagents_json.job.machine.happenings import Requested
+from openagents_json.job.machine.happenings import Offered, Requested
 from openagents_json.job.machine.names import ScopeNames
-from openagents_json.job.machine.state import FINALLY, JobState, StepRun
+from openagents_json.job.machine.state import FINALLY, JobState, Resource, StepRun
 from openagents_json.job.model import ErrorInfo, JobStatus
 from openagents_json.workflow import Workflow, limits
 from openagents_json.workflow.plan import Node
@@ -20,9 +20,9 @@ from openagents_json.workflow.plan import Node
 DEFAULT_LINGER_US = 5 * SECOND_US  # a job that waits longer than this is let go of
 DEFAULT_CLEANUP_US = 600 * SECOND_US  # what compensation gets, and then the finally steps
 
-# Asked with the component's name for each step that could start: True takes a slot, False means not this one now,
-# None means no slot of any kind.
-Admit = Callable[[str, Node], bool | None]
+# Asked with the component's name for each step (or release, without a node) that could start: True takes a slot, False
+# means not this one now, None means no slot of any kind.
+Admit = Callable[[str, Node | None], bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,40 @@ class Post:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To an attempt that tracks something: the id of the resource, or why it was not recorded."""
+
+    key: int
+    id: str | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A resource that was given up: written into the store's table of leaks with its event."""
+
+    id: str
+    path: str
+    name: str
+    release: str
+    inputs: dict[str, Any]
+    error: ErrorInfo
+
+
 @dataclass(slots=True)
 class Decision:
-    """What a turn decided. `children` and `posts` are written with the events; `calls` and `stops` are to be carried
-    out after the commit."""
+    """What a turn decided. `children`, `posts` and `leaks` are written with the events; `calls`, `stops`, `releases`
+    and `answers` are to be carried out after the commit."""
 
     events: list[Event] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     stops: list[tuple[StepRun, str]] = field(default_factory=list)  # attempts to stop, with the reason
     children: list[Child] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
+    releases: list[Resource] = field(default_factory=list)  # to be called
+    leaks: list[Leak] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     refused: list[tuple[Requested, InvalidTransition]] = field(default_factory=list)
 
 
@@ -104,6 +128,8 @@ class Turn:
         self.now_us = now_us
         self.terms = terms
         self.releasing: str | None = None  # why the worker wants to give the job back
+        self.offer: Offered | None = None  # a worker that runs the job at once if it wants one
+        self.told: set[str] = set()  # children to which the turn passes a cancel on
         self.decision = Decision()
 
     def record(self, type: str, data: dict[str, Any]) -> None:
@@ -135,12 +161,12 @@ class Turn:
         return limits.EVENTS_PER_JOB - kept - self.state.number
 
     def post(self, job_id: str, verb: str, arguments: dict[str, Any], by: str | None, reason: str | None) -> None:
-        """Ask something of a child, once for the event that was recorded last."""
+        """Ask something of a child, or tell the parent something, once for the event that was recorded last."""
         key = f"{verb}:{self.state.job_id}:{self.state.number}"
         self.decision.posts.append(Post(job_id, key, verb, arguments, by, reason))
 
 
-def no_slots(component: str, node: Node) -> bool | None:
+def no_slots(component: str, node: Node | None) -> bool | None:
     """Admits nothing: for turns on jobs that no worker runs."""
     return None
 

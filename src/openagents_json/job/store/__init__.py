@@ -17,6 +17,7 @@ from openagents_json.job.store.base import (
     NewJob,
     Request,
     StoredJob,
+    StoredLeak,
     row_of,
 )
 from openagents_json.job.store.memory import MemoryJobStore
@@ -37,6 +38,7 @@ __all__ = [
     "Request",
     "SqliteJobStore",
     "StoredJob",
+    "StoredLeak",
     "make_store",
     "row_of",
 ]

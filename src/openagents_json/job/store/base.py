@@ -19,8 +19,9 @@ from typing import Any
 from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.errors import IdempotencyConflict
 from openagents_json.job.events import Event
-from openagents_json.job.machine import JobState
-from openagents_json.job.model import JobPriority, JobStatus, JobSummary
+from openagents_json.job.machine import JobState, Leak
+from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary
+from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 
 DEFAULT_AGING_S = 3_600.0
@@ -89,6 +90,7 @@ class NewJob:
     idempotency_key: str | None = None  # unique per workflow while the job is kept
     body_hash: str = ""  # workflow + inputs after defaults; compared when the key is used again
     parent_id: str | None = None  # of an attached child: kept and deleted with that job, and inherits its queue time
+    origin_id: str | None = None  # the job that it retries; that one may be deleted before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,25 @@ class Commit:
     abandoned: int = 0  # threads that these events give up
     children: Sequence[NewJob] = ()
     posts: Sequence[tuple[str, Request]] = ()  # (job id, request)
+    leaks: Sequence[Leak] = ()  # resources that these events give up
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLeak:
+    """A resource that a job could not release. It stays when the job is deleted, until a retry releases it or somebody
+    drops it. `key` is the store's own, rising; `inputs` are those of the component `release`."""
+
+    key: int
+    job_id: str
+    resource_id: str
+    workflow_id: str
+    path: str
+    name: str
+    release: str
+    inputs: dict[str, Any]
+    error: ErrorInfo
+    leaked_us: int
+    tries: int  # since it leaked
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +192,14 @@ class Listed:
     position: tuple[Any, int]
 
 
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """How many jobs there are by status, and since when the one that was queued first of those QUEUED now waits."""
+
+    by_status: dict[JobStatus, int]
+    oldest_queued_us: int | None
+
+
 class JobStore(ABC):
     """Keeps job rows, histories, inboxes, definitions and snapshots. Times are microseconds of the store's clock."""
 
@@ -199,6 +228,10 @@ class JobStore(ABC):
     @abstractmethod
     async def read_summary(self, job_id: str) -> JobSummary | None:
         """The row alone, or None."""
+
+    @abstractmethod
+    async def read_definition_hash(self, job_id: str) -> str | None:
+        """The content hash of the definition that the job was made from, or None when there is no such job."""
 
     @abstractmethod
     async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
@@ -283,6 +316,20 @@ class JobStore(ABC):
     async def unregister_worker(self, worker: str) -> None:
         """The worker is gone; jobs that it still holds are orphans from now on."""
 
+    # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
+        """Keep output of an attempt, as much as `openagents_json.job.store.output` says; a chunk that is there already
+        and one of a job that is gone are dropped. Given before a commit, it is readable when the commit is."""
+
+    @abstractmethod
+    async def read_output(
+        self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
+    ) -> list[StoredOutput]:
+        """Chunks with sequences above `after`, in the order in which they were stored; of the step run at `path` and
+        those inside it, and of one attempt, if these are given. Empty when there are none (or no such job)."""
+
     # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
@@ -296,6 +343,28 @@ class JobStore(ABC):
         parent and are not counted."""
 
     @abstractmethod
+    async def count_jobs(self, limit: int) -> JobCounts:
+        """Jobs by status: of those QUEUED, and of the others that were created last, at most `limit` each."""
+
+    # ── leaks ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
+        """Leaks with keys above `after`, the oldest first."""
+
+    @abstractmethod
+    async def count_leaks(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    async def note_leak(self, key: int, error: ErrorInfo) -> bool:
+        """A leak was tried again and did not go away. False when there is none of that key."""
+
+    @abstractmethod
+    async def drop_leak(self, key: int) -> bool:
+        """A leak is gone. False when there is none of that key."""
+
+    @abstractmethod
     def has_foreign_changes(self) -> bool:
         """Whether another process (or another store object) may have written since the last call. Cheap."""
 
@@ -307,6 +376,7 @@ class JobStore(ABC):
 def summary_of(
     *, job_id: str, workflow_id: str, version: str, definition: str, row: JobRow, created_us: int,
     queued_us: int | None, abandoned: int, idempotency_key: str | None, tags: Sequence[str], parent_id: str | None,
+    origin_id: str | None,
 ) -> JobSummary:  # fmt: skip
     """The public copy of a row."""
     due = _moment(row.due_us)
@@ -334,6 +404,7 @@ def summary_of(
         idempotency_key=idempotency_key,
         tags=tuple(tags),
         parent_id=parent_id,
+        origin_id=origin_id,
     )
 
 

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openagents_json.clock import SECOND_US, Clock, SystemClock
 from openagents_json.errors import LeaseLost, RequestsPending
 from openagents_json.job.events import Event
-from openagents_json.job.model import JobStatus, JobSummary
+from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
 from openagents_json.job.store.base import (
     DEFAULT_AGING_S,
     DEFAULT_LEASE_S,
     Claim,
     Commit,
     Held,
+    JobCounts,
     JobRow,
     JobStore,
     Listed,
     NewJob,
     Request,
     StoredJob,
+    StoredLeak,
     is_written,
     same_body,
     summary_of,
     virtual_arrival_us,
 )
+from openagents_json.job.store.memory_leaks import MemoryLeaks
+from openagents_json.job.store.memory_output import MemoryOutput
+from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 
 
@@ -64,7 +70,7 @@ class _Job:
                 return getattr(self.new.definition, name)
             case "definition":
                 return self.new.definition.hash
-            case "idempotency_key" | "created_us" | "parent_id":
+            case "idempotency_key" | "created_us" | "parent_id" | "origin_id":
                 return getattr(self.new, name)
             case "queued_us" | "abandoned":
                 return getattr(self, name)
@@ -87,6 +93,7 @@ class _Job:
             idempotency_key=self.new.idempotency_key,
             tags=self.new.tags,
             parent_id=self.new.parent_id,
+            origin_id=self.new.origin_id,
         )
 
 
@@ -106,6 +113,8 @@ class MemoryJobStore(JobStore):
         self._queue: list[tuple[int, int, str]] = []  # heap of (sort_at, handle, id); stale entries are passed over
         self._due: list[tuple[int, str]] = []  # heap of (due_us, id); the same
         self._workers: dict[str, int] = {}  # worker → its leases are good until
+        self._output = MemoryOutput()
+        self._leaks = MemoryLeaks()
         self._sequence = 0
         self._handle = 0
         self._counters = {"commits": 0, "rows": 0, "syncs": 0}
@@ -151,6 +160,10 @@ class MemoryJobStore(JobStore):
     async def read_summary(self, job_id: str) -> JobSummary | None:
         job = self._jobs.get(job_id)
         return job.summary if job else None
+
+    async def read_definition_hash(self, job_id: str) -> str | None:
+        job = self._jobs.get(job_id)
+        return job.new.definition.hash if job else None
 
     async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
         job = self._jobs.get(job_id)
@@ -231,7 +244,9 @@ class MemoryJobStore(JobStore):
     async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
         now = self.clock.now_us()
         orphans = (
-            job for job in self._jobs.values() if job.owner is not None and self._workers.get(job.owner, 0) <= now
+            job
+            for job in self._jobs.values()
+            if job.owner not in (None, worker) and self._workers.get(job.owner or "", 0) <= now
         )
         claims = [self._lease(job, worker) for job, _ in zip(orphans, range(limit), strict=False)]
         self._count(len(claims))
@@ -258,10 +273,23 @@ class MemoryJobStore(JobStore):
         self._place(job, before)
         for child in commit.children:
             self._accept(child)
+        self._leaks.add(job.id, job.new.definition.workflow_id, commit.leaks, self.clock.now_us())
         for job_id, request in commit.posts:
             if (other := self._jobs.get(job_id)) is not None and not other.row.status.is_final:
                 self._put(other, request)
         self._count(2)
+
+    async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
+        return self._leaks.list(after, limit)
+
+    async def count_leaks(self) -> int:
+        return len(self._leaks)
+
+    async def note_leak(self, key: int, error: ErrorInfo) -> bool:
+        return self._leaks.note(key, error)
+
+    async def drop_leak(self, key: int) -> bool:
+        return self._leaks.drop(key)
 
     async def release(self, claim: Claim) -> None:
         job = self._jobs.get(claim.job_id)
@@ -314,6 +342,18 @@ class MemoryJobStore(JobStore):
     async def unregister_worker(self, worker: str) -> None:
         self._workers.pop(worker, None)
 
+    # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
+        if job_id in self._jobs:
+            self._output.append(job_id, path, attempt, chunks)
+            self._count(len(chunks))
+
+    async def read_output(
+        self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
+    ) -> list[StoredOutput]:
+        return self._output.read(job_id, path, attempt, after, limit)
+
     # ── upkeep ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def delete(self, job_id: str) -> bool:
@@ -348,6 +388,14 @@ class MemoryJobStore(JobStore):
         for one in tree:
             tree += [self._jobs[child] for child in self._children.get(one.id, ())]
         return tree
+
+    async def count_jobs(self, limit: int) -> JobCounts:
+        queued = [job.queued_us or 0 for job in self._jobs.values() if job.row.status == JobStatus.QUEUED][:limit]
+        others = (job.row for job in reversed(self._jobs.values()) if job.row.status != JobStatus.QUEUED)
+        counts = Counter(row.status for row, _ in zip(others, range(limit), strict=False))
+        if queued:
+            counts[JobStatus.QUEUED] = len(queued)
+        return JobCounts(dict(counts), min(queued, default=None))
 
     def has_foreign_changes(self) -> bool:
         return False  # whoever shares this object shares the process; the manager tells its engine directly
@@ -402,12 +450,15 @@ class MemoryJobStore(JobStore):
             heapq.heappush(self._queue, (job.sort_at, job.handle, job.id))
         elif before == JobStatus.QUEUED and job.queued_us is not None:
             job.queued_total_us += now - job.queued_us
+        elif row.status == JobStatus.RUNNING and before != JobStatus.RUNNING:
+            job.queued_us = now  # taken over at once, with no wait in the queue
         if row.due_us is not None:
             heapq.heappush(self._due, (row.due_us, job.id))
 
     def _forget(self, job: _Job) -> None:
         del self._jobs[job.id]
         self._children.pop(job.id, None)
+        self._output.forget(job.id)
         if job.new.idempotency_key is not None:
             self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
         self._count(1)

@@ -12,7 +12,7 @@ from typing import Any
 from openagents_json.clock import as_microseconds
 from openagents_json.errors import InvalidQuery
 from openagents_json.job.model import JobPriority, JobStatus
-from openagents_json.workflow.graph import nearest
+from openagents_json.workflow.problems import nearest
 
 MAX_LIMIT = 1_000
 MAX_VALUES = 100  # values in one filter
@@ -29,6 +29,7 @@ EQUAL_COLUMNS = {
     "error_type": "error_type",
     "idempotency_key": "idempotency_key",
     "parent_id": "parent_id",
+    "origin_id": "origin_id",
     "definition": "definition",
     "pause_requested": "pause_requested",
     "cancel_requested": "cancel_requested",

@@ -19,21 +19,26 @@ from typing import Any, TypeVar
 from openagents_json.clock import SECOND_US, Clock, SystemClock
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event, decode_events
-from openagents_json.job.model import FINAL, JobSummary
+from openagents_json.job.model import FINAL, ErrorInfo, JobSummary
 from openagents_json.job.store.base import (
     DEFAULT_AGING_S,
     DEFAULT_LEASE_S,
     Claim,
     Commit,
     Held,
+    JobCounts,
     JobStore,
     Listed,
     NewJob,
     Request,
     StoredJob,
+    StoredLeak,
 )
+from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.sqlite_files import FileLock, WorkerFiles
+from openagents_json.job.store.sqlite_leaks import count_leaks, drop_leak, list_leaks, note_leak
+from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, read_output
 from openagents_json.job.store.sqlite_rows import (
     SQL,
     casefold,
@@ -77,6 +82,7 @@ class SqliteJobStore(JobStore):
         self._checkpoints = False  # writer's thread: whether we hold _owner
         self._workers = WorkerFiles(self._beside(".workers"))
         self._tables = SqliteTables(self.clock, aging_s, self._translate)
+        self._output = SqliteOutput()
         self._readers: concurrent.futures.ThreadPoolExecutor | None = None
         self._reader = threading.local()  # one connection per reader thread
         self._opened_readers: list[sqlite3.Connection] = []  # to close them; appended by the reader threads
@@ -216,6 +222,13 @@ class SqliteJobStore(JobStore):
 
         return await self._read_here(question)
 
+    async def read_definition_hash(self, job_id: str) -> str | None:
+        def question(connection: sqlite3.Connection) -> str | None:
+            found = connection.execute(SQL["definition_of"], (job_id,)).fetchone()
+            return None if found is None else str(found[0])
+
+        return await self._read_here(question)
+
     async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
         def question(connection: sqlite3.Connection) -> list[Event]:
             first = connection.execute(SQL["history_row_of"], (job_id, after + 1)).fetchone()[0] or 0
@@ -265,6 +278,14 @@ class SqliteJobStore(JobStore):
 
     async def next_due_us(self) -> int | None:
         return await self._read_here(lambda connection: connection.execute(SQL["next_due"]).fetchone()[0])
+
+    async def read_output(
+        self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
+    ) -> list[StoredOutput]:
+        return await self._read(lambda connection: read_output(connection, job_id, path, attempt, after, limit))
+
+    async def count_jobs(self, limit: int) -> JobCounts:
+        return await self._read(lambda connection: count_jobs(connection, limit))
 
     def has_foreign_changes(self) -> bool:
         """SQLite counts changes by *other connections*, and our writer is another one to the reader that asks here. So
@@ -386,6 +407,22 @@ class SqliteJobStore(JobStore):
 
     async def thread_ended(self, job_id: str) -> None:
         await self._write("call", lambda connection: self._tables.execute(connection, "thread_ended", (job_id,)))
+
+    async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
+        return await self._read(lambda connection: list_leaks(connection, after, limit))
+
+    async def count_leaks(self) -> int:
+        return await self._read_here(count_leaks)
+
+    async def note_leak(self, key: int, error: ErrorInfo) -> bool:
+        return bool(await self._write("call", lambda connection: note_leak(connection, key, error)))
+
+    async def drop_leak(self, key: int) -> bool:
+        return bool(await self._write("call", lambda connection: drop_leak(connection, key)))
+
+    async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
+        if chunks:
+            await self._write("call", self._output.appending(job_id, path, attempt, chunks))
 
     async def register_worker(self, worker: str) -> None:
         def call(connection: sqlite3.Connection) -> None:

@@ -110,6 +110,7 @@ def summary_in(row: dict[str, Any]) -> JobSummary:
         idempotency_key=row["idempotency_key"],
         tags=decode(row["tags"]) if row["tags"] else (),
         parent_id=row["parent_id"],
+        origin_id=row["origin_id"],
     )
 
 

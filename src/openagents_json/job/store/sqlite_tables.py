@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from openagents_json.clock import SECOND_US, Clock
-from openagents_json.errors import LeaseLost, RequestsPending
+from openagents_json.errors import LeaseLost, RequestsPending, StoreError
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.base import (
@@ -20,6 +20,7 @@ from openagents_json.job.store.base import (
     same_body,
     virtual_arrival_us,
 )
+from openagents_json.job.store.sqlite_leaks import add_leaks
 from openagents_json.job.store.sqlite_rows import (
     SQL,
     events_after,
@@ -112,10 +113,12 @@ class SqliteTables:
                     job.created_us,
                     now if is_queued else None,
                     row.due_us,
+                    row.progress,
                     job.idempotency_key,
                     job.body_hash,
                     encode(list(job.tags)).decode() if job.tags else None,  # as text: json_each refuses blobs
                     job.parent_id,
+                    job.origin_id,
                     queue_time_us,
                 )
             )
@@ -178,7 +181,7 @@ class SqliteTables:
                 if commit.previous_status == JobStatus.RUNNING:
                     running.append(head + lease)
                 else:
-                    starting.append((*head, row.started_us, now, *lease))
+                    starting.append((*head, row.started_us, now, *lease, commit.previous_status))
             for part in data:
                 history.append((claim.handle, *part))
         for name, rows in (("commit_running", running), ("commit_starting", starting), ("commit_settled", settled)):
@@ -188,6 +191,8 @@ class SqliteTables:
         for commit, _ in commits:
             if commit.children:
                 self._write_jobs(connection, [(child, history_rows(child.events)) for child in commit.children])
+            if commit.leaks:
+                add_leaks(connection, commit.claim.handle, commit.leaks, now)
             for job_id, request in commit.posts:
                 self._post(connection, job_id, request)
             if commit.snapshot is not None:
@@ -217,7 +222,13 @@ class SqliteTables:
         claim = commit.claim
         found = connection.execute(SQL["lease_of"], (claim.handle,)).fetchone()
         if found is not None:
-            owner, epoch, last_event, _ = found
+            owner, epoch, last_event, status = found
+            if (owner, epoch, last_event) == (
+                claim.owner,
+                claim.epoch,
+                commit.expected,
+            ) and status != commit.previous_status:
+                return StoreError(f"Job {claim.job_id} is {status}, and a commit took it for {commit.previous_status}.")
             if (owner, epoch, last_event) == (claim.owner, claim.epoch, commit.expected):
                 return RequestsPending(f"Job {claim.job_id} has requests that its last commit has not seen.")
             events = events_after(connection, claim.handle, commit.expected)
@@ -254,7 +265,7 @@ class SqliteTables:
         return count
 
     def _delete(self, connection: sqlite3.Connection, keys: list[tuple[int]]) -> None:
-        for name in ("delete_history", "delete_inbox", "delete_snapshot", "delete_job"):
+        for name in ("delete_history", "delete_inbox", "delete_snapshot", "delete_output", "delete_job"):
             connection.executemany(SQL[name], keys)
         if keys:
             connection.execute(SQL["key_used"], max(keys))

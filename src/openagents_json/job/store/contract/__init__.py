@@ -19,20 +19,33 @@ jobs in it are made by the machine, so histories and rows fit together; `jobs` h
 from openagents_json.job.store.contract.accepting import AcceptingContract
 from openagents_json.job.store.contract.commits import CommitContract
 from openagents_json.job.store.contract.family import FamilyContract
+from openagents_json.job.store.contract.leaks import LeaksContract
 from openagents_json.job.store.contract.leases import LeaseContract
 from openagents_json.job.store.contract.listing import ListingContract
+from openagents_json.job.store.contract.output import OutputContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
 
 __all__ = [
     "AcceptingContract",
     "CommitContract",
     "FamilyContract",
+    "LeaksContract",
     "LeaseContract",
     "ListingContract",
+    "OutputContract",
     "StoreContract",
     "UpkeepContract",
 ]
 
 
-class StoreContract(AcceptingContract, LeaseContract, CommitContract, FamilyContract, ListingContract, UpkeepContract):
+class StoreContract(
+    AcceptingContract,
+    LeaseContract,
+    CommitContract,
+    FamilyContract,
+    LeaksContract,
+    ListingContract,
+    OutputContract,
+    UpkeepContract,
+):
     """All of it. The subclass provides the fixture `store`; `clock` is here."""

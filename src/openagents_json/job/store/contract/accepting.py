@@ -63,6 +63,7 @@ class AcceptingContract(WithClock):
         assert (row.error_type, row.error_message) == (None, None)
         assert (row.pause_requested, row.cancel_requested) == (False, False)
         assert (row.idempotency_key, row.tags) == ("k", ("b", "a"))
+        assert await store.read_definition_hash(job.job_id) == row.definition
         assert await summary(store, job.job_id) == row
 
     async def test_job_with_a_start_time_shows_it(self, store: JobStore, clock: FakeClock) -> None:
@@ -74,6 +75,7 @@ class AcceptingContract(WithClock):
     async def test_every_verb_answers_for_a_job_that_is_not_there(self, store: JobStore) -> None:
         assert await store.read("nobody") is None
         assert await store.read_summary("nobody") is None
+        assert await store.read_definition_hash("nobody") is None
         assert await store.read_events("nobody") == []
         assert await store.read_requests("nobody") == []
         assert await store.read_definition("nothing") is None

@@ -149,3 +149,29 @@ class FamilyContract(WithClock):
         await held.commit(store, held.started())
         clock.advance(1_000)
         assert await store.delete_final(clock.now_us(), 10) == 0, "the parent still runs and may look at it"
+
+    async def test_retries_know_their_origin_and_are_found_by_it(self, store: JobStore, clock: FakeClock) -> None:
+        origin = (await bring_to(store, clock, JobStatus.FAILED)).job_id
+        retries = [replace(any_job(clock, QUIET), origin_id=origin, idempotency_key=key) for key in (None, "k")]
+        for one in retries:
+            assert await store.create(one) == one.job_id
+        other = await accept(store, clock, QUIET)
+        found = await store.list_jobs(build_query({"origin_id": origin}, order="created_at"))
+        assert [one.summary.id for one in found] == [one.job_id for one in retries]
+        assert {one.summary.origin_id for one in found} == {origin}
+        assert (await read(store, retries[0].job_id)).summary.origin_id == origin
+        begun = replace(any_job(clock, QUIET), origin_id=origin)  # with half of its results taken over
+        await store.create(replace(begun, row=replace(begun.row, progress=0.5)))
+        assert (await read(store, begun.job_id)).summary.progress == 0.5
+        unrelated = await store.list_jobs(build_query({"origin_id": None}))
+        assert {one.summary.id for one in unrelated} == {origin, other}
+
+    async def test_retry_stays_when_its_origin_is_deleted(self, store: JobStore, clock: FakeClock) -> None:
+        origin = (await bring_to(store, clock, JobStatus.FAILED)).job_id
+        retry = replace(any_job(clock, QUIET), origin_id=origin)
+        await store.create(retry)
+        assert await store.delete(origin) is True
+        held = await claim_one(store, clock)
+        await held.commit(store, held.started())
+        found = (await read(store, retry.job_id)).summary
+        assert (found.status, found.origin_id) == (JobStatus.COMPLETED, origin)

@@ -17,6 +17,7 @@ from openagents_json.job.machine import (
     Happening,
     JobState,
     Requested,
+    Stop,
     Tick,
     create,
     decide,
@@ -129,6 +130,7 @@ class Holder:
             [request.sequence for request in drains],
             encode_snapshot(self.state) if snapshot else None,
             sum(1 for event in decision.events if event.data.get("abandoned")),
+            leaks=decision.leaks,
         )
         self.committed, self.status = self.state.number, self.state.status
         return commit
@@ -152,7 +154,7 @@ class Holder:
     ) -> AttemptFailed:
         error = {"type": "contract.broken", "message": message, "step": path, "attempt": 1, "details": None}
         return AttemptFailed(
-            path, self.state.runs[path].token, error | {"retryable": None}, None, retry, abandoned=abandoned
+            path, self.state.runs[path].token, error | {"retryable": None}, None, retry, Stop(abandoned=abandoned)
         )
 
 

@@ -30,8 +30,8 @@ ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
 -- name: job_put
 -- Accept a job; a repeated create with the same id changes nothing.
 INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us, queued_us,
-                  due_us, idempotency_key, body_hash, tags, parent_id, queued_total_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+                  due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id, queued_total_us)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
 
 -- name: job_with_idempotency_key
 -- The job that used this key before.
@@ -95,11 +95,13 @@ UPDATE jobs SET last_event = ?, rank = ?, progress = ?, current_step = ?, error_
 WHERE key = ? AND owner = ? AND epoch = ? AND last_event = ? AND status = 'RUNNING';
 
 -- name: commit_starting
--- A claimed job begins to run: the wait in the queue is added up.
-UPDATE jobs SET last_event = ?, rank = ?, progress = ?, current_step = ?, error_type = ?, error_message = ?,
-                pause_requested = ?, cancel_requested = ?, abandoned = abandoned + ?,
-                status = 'RUNNING', started_us = ?, queued_total_us = queued_total_us + (? - queued_us)
-WHERE key = ? AND owner = ? AND epoch = ? AND last_event = ? AND status = 'QUEUED';
+-- A job begins to run: the wait in the queue is added up, which one that was taken over at once did not have.
+UPDATE jobs SET last_event = ?1, rank = ?2, progress = ?3, current_step = ?4, error_type = ?5, error_message = ?6,
+                pause_requested = ?7, cancel_requested = ?8, abandoned = abandoned + ?9,
+                queued_total_us = queued_total_us + CASE WHEN status = 'QUEUED' THEN ?11 - queued_us ELSE 0 END,
+                queued_us = CASE WHEN status = 'QUEUED' THEN queued_us ELSE ?11 END,
+                status = 'RUNNING', started_us = ?10, due_us = NULL
+WHERE key = ?12 AND owner = ?13 AND epoch = ?14 AND last_event = ?15 AND status = ?16;
 
 -- name: commit_settled
 -- A job stops running (or changes while nobody runs it): the lease ends. A final row only with an empty inbox.
@@ -165,6 +167,10 @@ SELECT EXISTS (SELECT 1 FROM inbox WHERE drained = 0);
 -- name: jobs_with_requests
 -- Jobs of a worker that somebody asks something of.
 SELECT DISTINCT jobs.id FROM inbox JOIN jobs ON jobs.key = inbox.job WHERE inbox.drained = 0 AND jobs.owner = ?;
+
+-- name: definition_of
+-- Which definition a job was made from.
+SELECT definition FROM jobs WHERE id = ?;
 
 -- name: job_to_hold
 -- What a request needs to know of the job.
@@ -245,6 +251,76 @@ DELETE FROM inbox WHERE job = ?;
 -- its snapshot,
 DELETE FROM snapshots WHERE job = ?;
 
+-- name: delete_output
+-- its output,
+DELETE FROM output WHERE job = ?;
+
 -- name: delete_job
 -- and its row.
 DELETE FROM jobs WHERE key = ?;
+
+-- name: output_put
+-- A chunk of output; the same one again changes nothing.
+INSERT INTO output (job, path, attempt, first, last, pieces) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: output_cut
+-- Between the beginning and the end of an attempt nothing is kept.
+DELETE FROM output WHERE job = ? AND path = ? AND attempt = ? AND first >= ? AND last <= ?;
+
+-- name: output_bytes
+-- The bytes of a job's output.
+SELECT coalesce(sum(last - first), 0) FROM output WHERE job = ?;
+
+-- name: output_oldest
+-- Which attempt of a job wrote first.
+SELECT path, attempt FROM output WHERE job = ? ORDER BY sequence LIMIT 1;
+
+-- name: output_drop
+-- Forget the output of an attempt.
+DELETE FROM output WHERE job = ? AND path = ? AND attempt = ?;
+
+-- name: output_of
+-- The output of a job, of a step run and those inside it, or of one attempt, in the order in which it was stored; with
+-- each chunk the bytes right before it that are not kept.
+SELECT one.sequence, one.path, one.attempt, one.first, one.last,
+       one.first - coalesce((SELECT earlier.last FROM output AS earlier
+                             WHERE earlier.job = one.job AND earlier.path = one.path AND earlier.attempt = one.attempt
+                               AND earlier.first < one.first ORDER BY earlier.first DESC LIMIT 1), 0) AS cut,
+       one.pieces
+FROM output AS one
+WHERE one.job = (SELECT key FROM jobs WHERE id = :id) AND one.sequence > :after
+  AND (:attempt IS NULL OR one.attempt = :attempt)
+  AND (:path IS NULL OR one.path = :path OR substr(one.path, 1, length(:path) + 1) IN (:path || '.', :path || '['))
+ORDER BY one.sequence LIMIT :limit;
+
+-- name: job_counts
+-- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows.
+SELECT status, count(*), min(since) FROM (
+  SELECT status, queued_us AS since FROM (
+    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL LIMIT :limit)
+  UNION ALL
+  SELECT status, NULL FROM (SELECT status, owner FROM jobs ORDER BY key DESC LIMIT :limit)
+  WHERE status <> 'QUEUED' OR owner IS NOT NULL
+) GROUP BY status;
+
+-- name: leak_put
+-- A resource that a job gives up.
+INSERT INTO leaks (resource, path, name, release, inputs, error, leaked_us, job_id, workflow_id)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, id, workflow_id FROM jobs WHERE key = ?8;
+
+-- name: leaks_after
+-- The oldest leaks first.
+SELECT key, job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries FROM leaks
+WHERE key > ? ORDER BY key LIMIT ?;
+
+-- name: leaks_count
+-- How many leaks there are.
+SELECT COUNT(*) FROM leaks;
+
+-- name: leak_note
+-- A leak was tried again.
+UPDATE leaks SET error = ?, tries = tries + 1 WHERE key = ?;
+
+-- name: leak_drop
+-- A leak is gone.
+DELETE FROM leaks WHERE key = ?;

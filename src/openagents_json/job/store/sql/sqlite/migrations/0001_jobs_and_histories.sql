@@ -45,6 +45,7 @@ CREATE TABLE jobs (
   body_hash        TEXT NOT NULL,
   tags             TEXT,                        -- JSON array
   parent_id        TEXT,                        -- of an attached child: kept and deleted with that job
+  origin_id        TEXT,                        -- the job that this one retries; it may be gone
   CHECK (status IN ('CREATED', 'QUEUED', 'RUNNING', 'WAITING', 'PAUSED', 'COMPLETED', 'FAILED', 'CANCELLED')),
   CHECK ((completed_us IS NOT NULL) = (status IN ('COMPLETED', 'FAILED', 'CANCELLED'))),
   CHECK (owner IS NULL OR status NOT IN ('COMPLETED', 'FAILED', 'CANCELLED')),
@@ -57,6 +58,7 @@ CREATE INDEX jobs_due       ON jobs (due_us)         WHERE due_us IS NOT NULL;
 CREATE INDEX jobs_owned     ON jobs (owner)          WHERE owner IS NOT NULL;
 CREATE INDEX jobs_completed ON jobs (completed_us)   WHERE completed_us IS NOT NULL;
 CREATE INDEX jobs_children  ON jobs (parent_id)      WHERE parent_id IS NOT NULL;
+CREATE INDEX jobs_retries   ON jobs (origin_id)      WHERE origin_id IS NOT NULL;
 CREATE UNIQUE INDEX jobs_idempotency ON jobs (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- Histories, append-only: a row holds the events of one commit (256 at most) as JSON [[number, type, at_us, data], …].
@@ -93,6 +95,38 @@ CREATE TABLE snapshots (
   fold_version INTEGER NOT NULL,
   last_event   INTEGER NOT NULL,
   state        BLOB NOT NULL
+);
+
+-- What attempts print, log and emit, beside the history: chunks of 16 KiB or so as JSON [[stream, at_us, text], …]. The
+-- beginning and the end of each attempt are kept, and the latest attempts of a job. A sequence is never used twice: it
+-- is where a reader goes on.
+CREATE TABLE output (
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+  job      INTEGER NOT NULL,
+  path     TEXT NOT NULL,
+  attempt  INTEGER NOT NULL,
+  first    INTEGER NOT NULL,
+  last     INTEGER NOT NULL,
+  pieces   BLOB NOT NULL,
+  CHECK (last > first)
+);
+CREATE UNIQUE INDEX output_of_attempt ON output (job, path, attempt, first, last);
+CREATE INDEX output_of_job ON output (job);
+
+-- Resources that jobs could not release. They stay when their jobs are deleted. A key is never used twice.
+CREATE TABLE leaks (
+  key         INTEGER PRIMARY KEY AUTOINCREMENT,
+  job_id      TEXT NOT NULL,
+  resource    TEXT NOT NULL,
+  workflow_id TEXT NOT NULL,
+  path        TEXT NOT NULL,
+  name        TEXT NOT NULL,
+  release     TEXT NOT NULL,
+  inputs      BLOB NOT NULL,
+  error       BLOB NOT NULL,
+  leaked_us   INTEGER NOT NULL,
+  tries       INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (job_id, resource)
 );
 
 CREATE TABLE workers (
