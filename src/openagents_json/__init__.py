@@ -19,7 +19,7 @@ from openagents_json.errors import (
 )
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, Page, StepStatus
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, StepStatus
 from openagents_json.job.store import JobStore, MemoryJobStore, SqliteJobStore
 from openagents_json.settings import Settings
 from openagents_json.workflow import SecretProvider, Workflow, WorkflowRegistry, check
@@ -44,6 +44,7 @@ __all__ = [
     "MemoryJobStore",
     "OpenAgentsApp",
     "OpenAgentsError",
+    "OutputText",
     "Page",
     "ResultsNotReady",
     "RetryableError",

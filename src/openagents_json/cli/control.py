@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from openagents_json.cli.exit_codes import Exit
-from openagents_json.cli.failures import error_document, exit_code_of, show_error
+from openagents_json.cli.failures import UsageProblem, error_document, exit_code_of, show_error
 from openagents_json.cli.opening import asker, check_reason, opened
 from openagents_json.cli.output import Output
 from openagents_json.cli.showing import job_name
+from openagents_json.cli.stopping import Stop
 from openagents_json.cli.text import count
-from openagents_json.errors import OpenAgentsError, StoreError
+from openagents_json.errors import InvalidTransition, OpenAgentsError, StoreError
+from openagents_json.job.machine import allowed_verbs
 from openagents_json.job.manager import JobManager
 from openagents_json.job.model import JobStatus, JobSummary
 
 Verb = Literal["start", "pause", "resume", "cancel", "set priority of", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Whether to wait until what was asked is so, and for how long; None: as long as it takes."""
+
+    is_wanted: bool
+    timeout_s: float | None
 
 
 def ask(
@@ -29,18 +40,27 @@ def ask(
     *,
     force: bool = False,
     priority: str = "",
+    waiting: Waiting | None = None,
 ) -> int:
-    """Ask the same of several jobs. Each is told of; the exit code is that of the first that was refused."""
+    """Ask the same of several jobs, and with `waiting` wait until it is so. Each is told of; the exit code is that of
+    the first that was refused, did not come to it, or not in time."""
     check_reason(reason)
-    return asyncio.run(_ask(verb, texts, asker(by), reason, store, output, force, priority))
+    if waiting is None:
+        return asyncio.run(_ask(verb, texts, asker(by), reason, store, output, force, priority))
+    if waiting.timeout_s is not None and not waiting.is_wanted:
+        raise UsageProblem("--timeout says how long --wait waits; give both.")
+    with Stop() as stop:
+        wanted = (waiting.timeout_s, stop) if waiting.is_wanted else None
+        return asyncio.run(_ask(verb, texts, asker(by), reason, store, output, force, priority, wanted))
 
 
 async def _ask(
     verb: Verb, texts: Sequence[str], by: str | None, reason: str | None, store: str | None, output: Output,
-    force: bool, priority: str,
+    force: bool, priority: str, waiting: tuple[float | None, Stop] | None = None,
 ) -> int:  # fmt: skip
-    code = Exit.DONE
-    documents: list[dict[str, Any]] = []
+    teller = _Teller(verb, output)
+    asked: list[tuple[str, JobSummary]] = []
+    is_done = True
     async with opened(store) as jobs:
         for text in texts:
             try:
@@ -50,16 +70,66 @@ async def _ask(
             except StoreError:
                 raise
             except OpenAgentsError as error:
-                code = code or exit_code_of(error)
-                documents.append({"asked": text, "error": error_document(error)})
-                if not output.as_json:
-                    show_error(error, as_json=False)
+                teller.refused(text, error)
                 continue
-            documents.append(_document(before, after))
-            output.say(_sentence(verb, before, after))
+            if waiting is None:
+                teller.done(before, after)
+            else:
+                asked.append((text, before))
+        if waiting is not None:
+            timeout_s, stop = waiting
+            is_done = await stop.finishes(_wait(jobs, asked, timeout_s, teller))
     if output.as_json:
-        output.document({"jobs": documents})
-    return code
+        output.document({"jobs": teller.documents})
+    return teller.code or (Exit.DONE if is_done else Exit.INTERRUPTED)
+
+
+async def _wait(
+    jobs: JobManager, asked: Sequence[tuple[str, JobSummary]], timeout_s: float | None, teller: _Teller
+) -> None:
+    """Until all that was asked is so, or the time is over."""
+    waits = (_effective(teller.verb, jobs, before.id, timeout_s) for _, before in asked)
+    outcomes = await asyncio.gather(*waits, return_exceptions=True)
+    for (text, before), outcome in zip(asked, outcomes, strict=True):
+        if isinstance(outcome, JobSummary):
+            teller.done(before, outcome)
+        elif isinstance(outcome, OpenAgentsError) and not isinstance(outcome, StoreError):
+            teller.refused(text, outcome)
+        else:
+            raise outcome
+
+
+async def _effective(verb: Verb, jobs: JobManager, job_id: str, timeout_s: float | None) -> JobSummary:
+    """The job when it is PAUSED or CANCELLED. `InvalidTransition` if it has ended otherwise."""
+    if verb == "pause":
+        await jobs.wait_paused(job_id, timeout_s)
+    else:
+        await jobs.wait_final(job_id, timeout_s)
+    after = await jobs.get_summary(job_id)
+    if verb == "cancel" and after.status != JobStatus.CANCELLED:
+        why = "it ended before the cancel became effective"
+        raise InvalidTransition(job_id, verb, after.status, allowed_verbs(after.status), why)
+    return after
+
+
+class _Teller:
+    """Tells of each job, and keeps what --json prints."""
+
+    def __init__(self, verb: Verb, output: Output) -> None:
+        self.verb: Verb = verb
+        self.code: int = Exit.DONE  # of the first that was refused
+        self.documents: list[dict[str, Any]] = []
+        self._output = output
+
+    def done(self, before: JobSummary, after: JobSummary | None) -> None:
+        self.documents.append(_document(before, after))
+        self._output.say(_sentence(self.verb, before, after))
+
+    def refused(self, text: str, error: OpenAgentsError) -> None:
+        self.code = self.code or exit_code_of(error)
+        self.documents.append({"asked": text, "error": error_document(error)})
+        if not self._output.as_json:
+            show_error(error, as_json=False)
 
 
 async def _carry_out(

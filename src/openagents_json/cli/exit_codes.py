@@ -12,8 +12,9 @@ class Exit(IntEnum):
     JOB_FAILED = 1  # the job is FAILED
     USAGE = 2  # bad usage or input: nothing was done
     CANCELLED = 3  # the job is CANCELLED
-    NOT_FOUND = 4  # no such job or workflow
+    NOT_FOUND = 4  # no such job, workflow or leak
     STORE = 5  # the store cannot be opened, read or written
+    UNHEALTHY = 6  # of `health`: something is not as it should be; of `jobs leaks`: a leak that was tried stays
     INTERNAL = 70  # a fault of this program (EX_SOFTWARE)
     INTERRUPTED = 130  # stopped by Ctrl-C, SIGTERM or --timeout; the job can be resumed
 
@@ -23,8 +24,9 @@ MEANINGS = {
     Exit.JOB_FAILED: "the job failed",
     Exit.USAGE: "bad usage or input",
     Exit.CANCELLED: "the job was cancelled",
-    Exit.NOT_FOUND: "no such job or workflow",
+    Exit.NOT_FOUND: "no such job, workflow or leak",
     Exit.STORE: "the store is unavailable",
+    Exit.UNHEALTHY: "something is not as it should be",
     Exit.INTERNAL: "a fault of this program",
     Exit.INTERRUPTED: "interrupted; the job can be resumed",
 }

@@ -25,7 +25,7 @@ class UsageProblem(OpenAgentsError):
 def exit_code_of(error: BaseException) -> Exit:
     """The exit code that an error ends a command with."""
     match error:
-        case errors.JobNotFound() | errors.WorkflowNotFound():
+        case errors.JobNotFound() | errors.WorkflowNotFound() | errors.LeakNotFound():
             return Exit.NOT_FOUND
         case errors.ResultsNotReady():
             return OF_STATUS.get(str(error.status), Exit.USAGE)

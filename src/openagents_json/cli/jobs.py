@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from openagents_json.cli.exit_codes import Exit, epilog
-from openagents_json.cli.options import By, JobId, JobIds, Json, Reason, Store
+from openagents_json.cli.options import By, Components, JobId, JobIds, Json, Reason, Store, WaitTimeout, WaitUntilSo
 from openagents_json.cli.output import output_of
 from openagents_json.cli.timeline import timeline
 
@@ -74,13 +74,35 @@ def events(
     job: JobId,
     after: Annotated[int, typer.Option("--after", min=0, help="Only events above this number.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="With --follow: also what steps emit, such as the tokens of an answer.")
+    ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> int:
     """Print the history of a job; with --follow also what happens from now on, as one JSON document per line."""
     from openagents_json.cli.listing import show_events
 
-    return show_events(job, after, follow, store, output_of(context, as_json))
+    return show_events(job, after, follow, store, output_of(context, as_json), live=live)
+
+
+@app.command("logs", epilog=epilog())
+def logs(
+    context: typer.Context,
+    job: JobId,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="PATH", help="Only of this step run and those inside it.")
+    ] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", min=1, metavar="N", help="Only of this attempt.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    emitted: Annotated[bool, typer.Option("--emitted", help="Also what steps emitted, as JSON.")] = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Print what the steps of a job printed and logged; with --follow also what comes from now on."""
+    from openagents_json.cli.steplogs import Wanted, show_logs
+
+    return show_logs(job, Wanted(step, attempt, emitted), follow, store, output_of(context, as_json))
 
 
 app.command("timeline", epilog=epilog())(timeline)
@@ -102,13 +124,13 @@ def start(
 
 @app.command("pause", epilog=epilog())
 def pause(
-    context: typer.Context, jobs: JobIds, by: By = None, reason: Reason = None, store: Store = None,
-    as_json: Json = False,
+    context: typer.Context, jobs: JobIds, wait: WaitUntilSo = False, timeout_s: WaitTimeout = None, by: By = None,
+    reason: Reason = None, store: Store = None, as_json: Json = False,
 ) -> int:  # fmt: skip
     """Pause jobs: what runs may end, nothing new starts."""
-    from openagents_json.cli.control import ask
+    from openagents_json.cli.control import Waiting, ask
 
-    return ask("pause", jobs, by, reason, store, output_of(context, as_json))
+    return ask("pause", jobs, by, reason, store, output_of(context, as_json), waiting=Waiting(wait, timeout_s))
 
 
 @app.command("resume", epilog=epilog())
@@ -130,15 +152,18 @@ def cancel(
         bool,
         typer.Option("--force", help="Without grace; completed steps are not undone and finally steps do not run."),
     ] = False,
+    wait: WaitUntilSo = False,
+    timeout_s: WaitTimeout = None,
     by: By = None,
     reason: Reason = None,
     store: Store = None,
     as_json: Json = False,
 ) -> int:
     """Cancel jobs: what runs is told to stop, completed steps are undone, then the finally steps run."""
-    from openagents_json.cli.control import ask
+    from openagents_json.cli.control import Waiting, ask
 
-    return ask("cancel", jobs, by, reason, store, output_of(context, as_json), force=force)
+    waiting = Waiting(wait, timeout_s)
+    return ask("cancel", jobs, by, reason, store, output_of(context, as_json), force=force, waiting=waiting)
 
 
 @app.command("priority", epilog=epilog())
@@ -197,6 +222,42 @@ def resolve(
     return resolve_step(job, step, step_output, error, retry, by, reason, store, output_of(context, as_json))
 
 
+@app.command("retry", epilog=epilog())
+def retry(
+    context: typer.Context,
+    job: JobId,
+    from_step: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STEP", help="Run this step and what waits for it again, and nothing else."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME=VALUE", help="Another value for an input; repeatable, as in run."),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            metavar="STEP=VALUE",
+            help="The result of a step, set by hand: JSON, text, or @file; repeatable.",
+        ),
+    ] = None,
+    priority: Annotated[str | None, typer.Option("--priority", help="Default: that of the job.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="The same key again gives the same job.")
+    ] = None,
+    by: By = None,
+    reason: Reason = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Make a new job from one that has ended: it takes over what is done and runs the rest again."""
+    from openagents_json.cli.retrying import RetryOptions, retry_job
+
+    options = RetryOptions(from_step, tuple(inputs or ()), tuple(outputs or ()), priority, idempotency_key, by, reason)
+    return retry_job(job, options, store, output_of(context, as_json))
+
+
 @app.command("delete", epilog=epilog())
 def delete(context: typer.Context, jobs: JobIds, store: Store = None, as_json: Json = False) -> int:
     """Delete jobs that have ended or never started, with all that belongs to them."""
@@ -218,3 +279,28 @@ def cleanup(
     from openagents_json.cli.control import clean_up
 
     return clean_up(days, store, output_of(context, as_json))
+
+
+@app.command("leaks", epilog=epilog())
+def leaks(
+    context: typer.Context,
+    retry: Annotated[
+        list[int] | None, typer.Option("--retry", metavar="KEY", help="Try to release this one again; repeatable.")
+    ] = None,
+    retry_all: Annotated[bool, typer.Option("--retry-all", help="Try to release all of them again.")] = False,
+    drop: Annotated[
+        list[int] | None,
+        typer.Option("--drop", metavar="KEY", help="Forget this one: somebody has seen to it; repeatable."),
+    ] = None,
+    components: Components = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """List the resources that jobs could not release, the oldest first; try again, or forget them.
+
+    Trying needs the components that release them. Exits with 6 if one that was tried stays.
+    """
+    from openagents_json.cli.leaks import LeakOptions, show_leaks
+
+    options = LeakOptions(tuple(retry or ()), retry_all, tuple(drop or ()), tuple(components or ()))
+    return show_leaks(options, store, output_of(context, as_json))

@@ -16,14 +16,18 @@ from openagents_json.cli.opening import opened
 from openagents_json.cli.output import Output
 from openagents_json.cli.running import watching
 from openagents_json.cli.showing import error_line, job_name
+from openagents_json.cli.steplogs import with_emitted
 from openagents_json.cli.stopping import Stop
 from openagents_json.cli.text import count, duration, percent, printable, short_time
+from openagents_json.ids import short_id
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
 from openagents_json.job.model import JobSummary, StepStatus
+from openagents_json.pictures.wording import duration as exact_duration
 
 STEPS_SHOWN = 30
 ERRORS_SHOWN = 10
+RETRIES_SHOWN = 10
 _AGO = re.compile(r"(\d+)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # Which steps are worth a line when there are many: those that say why a job stands where it does.
@@ -158,6 +162,7 @@ def status_lines(status: Mapping[str, Any], now: datetime) -> list[str]:
     lines.append(f"  version  {printable(status['version'])}")
     times = [("created", "created_at"), ("started", "started_at"), ("ended", "completed_at")]
     lines += [f"  {label:<7}  {short_time(status[key], now)}" for label, key in times if status[key] is not None]
+    lines += _relative_lines(status)
     lines += [f"  waits    {_wait(one, now)}" for one in status["waiting_for"][:STEPS_SHOWN]]
     lines += [f"  asked    {_request(one)}" for one in status["requests"]]
     steps: Mapping[str, Mapping[str, Any]] = status["steps"]
@@ -171,6 +176,20 @@ def status_lines(status: Mapping[str, Any], now: datetime) -> list[str]:
         lines += [f"    {error_line(error)}" for error in errors[:ERRORS_SHOWN]]
         if len(errors) > ERRORS_SHOWN:
             lines.append(f"    … and {len(errors) - ERRORS_SHOWN} more")
+    return lines
+
+
+def _relative_lines(status: Mapping[str, Any]) -> list[str]:
+    """The job that this one retries, and those that retry it; the newest last."""
+    lines = []
+    if (origin := status["origin"]) is not None:
+        text = job_name(status["workflow_id"], origin["job_id"])
+        text += f" from {printable(origin['from_step'], 120)}" if origin["from_step"] is not None else ""
+        text += f" by {printable(origin['by'], 80)}" if origin["by"] is not None else ""
+        text += f": {printable(origin['reason'], 200)}" if origin["reason"] is not None else ""
+        lines.append(f"  retries  {text}")
+    shown = status["retried_as"][-RETRIES_SHOWN:]
+    lines += [f"  retried  as {job_name(status['workflow_id'], job_id)}" for job_id in shown]
     return lines
 
 
@@ -193,6 +212,9 @@ def _step_lines(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _step_row(path: str, step: Mapping[str, Any]) -> tuple[str, str, str]:
     details = []
+    if (taken := step.get("taken_over")) is not None:
+        source = taken["from"]
+        details.append("set by hand" if source is None else f"taken over from {short_id(source)}")
     if items := step.get("items"):
         ended = items["opened"] - items["running"]
         details.append(f"{ended:,} of {count(items['count'], 'item')}")
@@ -213,7 +235,9 @@ def _wait(wait: Mapping[str, Any], now: datetime) -> str:
     if wait["kind"] == "signal":
         text = f"for the signal {printable(wait['signal'], 120)!r}"
     elif wait["kind"] == "child":
-        text = f"for the child job {wait['job_id']}"
+        why = {"pause": "the pause", "cancel": "the end"}.get(wait["for"])
+        text = f"for {why} of the child job" if why else "for the child job"
+        text += f" {wait['job_id']}" + (" (it is paused)" if wait.get("paused") else "")
     elif wait["kind"] == "decision":
         text = "for `openagents jobs resolve`: did the effect happen? It is the step"
     if wait.get("step"):
@@ -249,25 +273,23 @@ async def _results(text: str, store: str | None, output: Output) -> int:
     return Exit.DONE
 
 
-def show_events(text: str, after: int, follow: bool, store: str | None, output: Output) -> int:
-    """Print a job's events, with `follow` until its last one."""
+def show_events(text: str, after: int, follow: bool, store: str | None, output: Output, *, live: bool = False) -> int:
+    """Print a job's events, with `follow` until its last one, with `live` also what its steps emit meanwhile."""
+    if live and not follow:
+        raise UsageProblem("--live tells of what happens now: give --follow, too. `jobs logs --emitted` looks back.")
     with Stop() as stop:
-        return asyncio.run(_events(text, after, follow, store, output, stop))
+        return asyncio.run(_events(text, after, follow, live, store, output, stop))
 
 
-async def _events(text: str, after: int, follow: bool, store: str | None, output: Output, stop: Stop) -> int:
+async def _events(
+    text: str, after: int, follow: bool, live: bool, store: str | None, output: Output, stop: Stop
+) -> int:
     async with opened(store) as jobs:
         job_id = await jobs.find_job(text)
-        printer = asyncio.create_task(_print_events(jobs, job_id, after, follow, output))
-        stopper = asyncio.create_task(stop.wait())
-        await asyncio.wait((printer, stopper), return_when=asyncio.FIRST_COMPLETED)
-        stopper.cancel()
-        if printer.done():
-            printer.result()  # raises what it met
-            return Exit.DONE
-        printer.cancel()
-        await asyncio.gather(printer, return_exceptions=True)
-        return Exit.INTERRUPTED
+        printing = _print_events(jobs, job_id, after, follow, output)
+        if live:
+            printing = with_emitted(printing, jobs, job_id, output)
+        return Exit.DONE if await stop.finishes(printing) else Exit.INTERRUPTED
 
 
 async def _print_events(jobs: JobManager, job_id: str, after: int, follow: bool, output: Output) -> None:
@@ -287,6 +309,13 @@ async def _print_events(jobs: JobManager, job_id: str, after: int, follow: bool,
         output.document({"events": documents})
 
 
+# Keys of an event's data that its line shows as they are.
+_SHOWN = (
+    *("name", "id", "release", "until", "priority", "count", "outcome", "resources", "reason", "by", "rung"),
+    *("released", "leaked"),
+)
+
+
 def event_line(event: Event) -> str:
     """`12  14:03:22  attempt.failed  score  attempt 2, http.429: too many requests`."""
     data = event.data
@@ -295,7 +324,12 @@ def event_line(event: Event) -> str:
         details.append(f"attempt {data['attempt']}")
     if isinstance(error := data.get("error"), Mapping):
         details.append(f"{error.get('type')}: {error.get('message')}")
-    details += [f"{key} {data[key]}" for key in ("priority", "count", "outcome", "reason", "by") if data.get(key)]
+    details += [f"{key} {data[key]}" for key in _SHOWN if data.get(key)]
+    details += [key for key in ("force", "abandoned") if data.get(key) is True]
+    if data.get("skipped"):
+        details.append(f"skipped {' and '.join(data['skipped'])}")
+    if "took_us" in data:
+        details.append(f"took {exact_duration(data['took_us'])}")
     path = printable(str(data.get("path", "")), 120)
     line = f"{event.number:>6}  {short_time(event.at)}  {event.type:<20}  {path}"
     return f"{line}  {printable(', '.join(details), 300)}".rstrip()

@@ -38,3 +38,8 @@ JobIds = Annotated[
 ]
 By = Annotated[str | None, typer.Option("--by", help="Who asks, for the record. Default: your login name.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the record.")]
+WaitUntilSo = Annotated[bool, typer.Option("--wait", help="Return when it is so, not when it is asked for.")]
+WaitTimeout = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: wait no longer; what was asked stands."),
+]

@@ -106,6 +106,8 @@ def describe(row: Row) -> str:
     words = STATUS_WORDS.get(row.status, str(row.status).lower())
     if row.started_us is not None and row.ended_us is not None and row.status != StepStatus.SKIPPED:
         words += f" in {duration((row.ended_us - row.started_us) / SECOND_US)}"
+    if row.is_taken_over:
+        words += ", taken over"
     if row.is_foreach and row.total is not None:
         failed = f", {row.failed:,} failed" if row.failed else ""
         words += f" ({count(row.total, 'item')}{failed})"

@@ -10,6 +10,7 @@ import typer
 from openagents_json.cli.definitions import components, schema, validate
 from openagents_json.cli.exit_codes import Exit, epilog
 from openagents_json.cli.graph import graph
+from openagents_json.cli.health import health
 from openagents_json.cli.invocation import invocation_of
 from openagents_json.cli.jobs import app as jobs
 from openagents_json.cli.run import run
@@ -30,6 +31,7 @@ app.command("graph", epilog=epilog())(graph)
 app.command("components", epilog=epilog())(components)
 app.add_typer(jobs, name="jobs", epilog=epilog())
 app.command("worker", epilog=epilog())(worker)
+app.command("health", epilog=epilog())(health)
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -47,6 +48,20 @@ class Stop:
         self._waiters.append((asyncio.get_running_loop(), asked))
         if not self.is_asked:
             await asked.wait()
+
+    async def finishes(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work until it has ended (True, or its error) or somebody asks to stop (False)."""
+        working, stopper = asyncio.ensure_future(work), asyncio.ensure_future(self.wait())
+        try:
+            await asyncio.wait((working, stopper), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()  # raises what it met
+                return True
+            return False
+        finally:
+            stopper.cancel()
+            working.cancel()
+            await asyncio.gather(working, stopper, return_exceptions=True)
 
     def ask(self) -> None:
         """Ask to stop gently."""

@@ -42,6 +42,7 @@ class Row:
     retries: int = 0  # attempts inside that failed and are tried again
     fraction: float = 0.0  # as last reported by the step itself
     message: str = ""  # as last reported by anything in it
+    is_taken_over: bool = False  # its result is of the job that this one retries, or was set by hand
     active: dict[str, int] = field(default_factory=dict)  # path → attempt of what runs now, oldest first
     rate_from_us: int | None = None  # since when `rate_done` counts: the job's last start
     rate_done: int = 0
@@ -186,6 +187,8 @@ class JobView:
         self._resting(JobStatus.QUEUED, event)
 
     def _waiting(self, event: Event) -> None:
+        if self.status == JobStatus.PAUSED:  # a child of it runs again, to clean up
+            self.request = "pause"
         self._resting(JobStatus.WAITING, event)
         self.wake_us = event.data.get("until_us")
 
@@ -201,7 +204,8 @@ class JobView:
             row.active.clear()
 
     def _pause_requested(self, event: Event) -> None:
-        self.request = "pause"
+        if self.status != JobStatus.PAUSED:  # else its parent is paused as well
+            self.request = "pause"
 
     def _cancel_requested(self, event: Event) -> None:
         self.request = "forced cancel" if event.data.get("force") else "cancel"
@@ -315,6 +319,11 @@ class JobView:
     def _cancelled(self, row: Row, path: str, event: Event) -> None:
         self._ended(row, path, StepStatus.CANCELLED, event)
 
+    def _taken_over(self, row: Row, path: str, event: Event) -> None:
+        row.is_taken_over = True
+        row.error = event.data.get("error")
+        row.status, row.ended_us = StepStatus(event.data["status"]), event.at_us
+
     def _failed(self, row: Row, path: str, event: Event) -> None:
         row.error = event.data["error"]
         if row.error is not None and row.error not in self.errors[-1:]:  # a container fails with its item's error
@@ -380,4 +389,5 @@ _STEP_RULES: dict[str, Callable[[JobView, Row, str, Event], None]] = {
     "step.skipped": JobView._skipped,
     "step.cancelled": JobView._cancelled,
     "step.failed": JobView._failed,
+    "step.taken_over": JobView._taken_over,
 }
