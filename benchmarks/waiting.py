@@ -10,7 +10,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks.table import Figure, as_markdown, as_text
-from openagents_json import JobManager, OpenAgentsApp
+from openagents_json import Event, JobManager, OpenAgentsApp
 
 JOBS = 10_000
 CLIENTS = 256
@@ -46,14 +47,14 @@ async def main(jobs_count: int, as_md: bool) -> None:
 async def _signals(jobs: JobManager, count: int) -> list[Figure]:
     await _wake_one_by_signal(jobs)  # imports and first pages are not what is measured
     before = _memory()
-    ids = await _start(jobs, count, "signal-wait", {})
-    await _settle(jobs, count, "WAITING")
+    async with _all_of(jobs, count, "job.waiting"):
+        ids = await _start(jobs, count, "signal-wait", {})
     more = _memory() - before
     cpu = await _idle_cpu()
     single = [await _wake_one_by_signal(jobs) for _ in range(SINGLE_WAKES)]
     started = time.perf_counter()
-    await _with_clients(ids, lambda job_id: jobs.signal(job_id, "go", 1))
-    await _settle(jobs, 0, "WAITING")
+    async with _all_of(jobs, count, "job.completed"):
+        await _with_clients(ids, lambda job_id: jobs.signal(job_id, "go", 1))
     seconds = time.perf_counter() - started
     return [
         Figure(f"{count:,} jobs that wait for a signal, more memory", more, "MB", at_most=60),
@@ -68,12 +69,12 @@ async def _timers(jobs: JobManager, count: int) -> list[Figure]:
     late = [await _lateness(jobs) for _ in range(5)]
     due = datetime.now(UTC) + timedelta(seconds=max(20.0, count / 200))
     before = _memory()
-    await _start(jobs, count, "timer-wait", {"until": due.isoformat()})
-    await _settle(jobs, count, "WAITING")
+    async with _all_of(jobs, count, "job.waiting"):
+        await _start(jobs, count, "timer-wait", {"until": due.isoformat()})
     more = _memory() - before
-    await asyncio.sleep(max((due - datetime.now(UTC)).total_seconds(), 0))
-    started = time.perf_counter()
-    await _settle(jobs, 0, "WAITING")
+    async with _all_of(jobs, count, "job.completed"):
+        await asyncio.sleep(max((due - datetime.now(UTC)).total_seconds(), 0))
+        started = time.perf_counter()
     seconds = time.perf_counter() - started
     return [
         Figure(f"{count:,} jobs that wait for a timer, more memory", more, "MB", at_most=60),
@@ -122,19 +123,21 @@ async def _with_clients(items: list[Any], do: Callable[[Any], Coroutine[Any, Any
             tasks.create_task(client())
 
 
-async def _settle(jobs: JobManager, waiting: int, status: str) -> None:
-    """Return when so many jobs have that status and nothing runs."""
-    while True:
-        count, cursor = 0, None
-        while True:
-            page = await jobs.list_jobs({"status": [status, "QUEUED", "RUNNING"]}, limit=1000, cursor=cursor)
-            busy = [job for job in page if job.status != status]
-            count, cursor = count + len(page.jobs) - len(busy), page.cursor
-            if busy or cursor is None:
-                break
-        if not busy and count == waiting:
-            return
-        await asyncio.sleep(0.05)
+@asynccontextmanager
+async def _all_of(jobs: JobManager, count: int, type: str) -> AsyncIterator[None]:
+    """Leave the block when so many jobs have told of an event of that type since it was entered."""
+    done, seen = asyncio.Event(), 0
+
+    def hear(job_id: str, event: Event) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            done.set()
+
+    off = jobs.on(type, hear)
+    yield
+    await done.wait()
+    off.cancel()
 
 
 async def _idle_cpu() -> float:

@@ -6,6 +6,7 @@ They work in the folder in which the command runs.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,42 @@ async def exits() -> None:
 async def describe(context: StepContext) -> dict[str, Any]:
     """Returns what it is told about its attempt."""
     return {"key": context.idempotency_key, "token": context.fencing_token, "attempt": context.attempt}
+
+
+@app.tool("talk")
+async def talk(context: StepContext, lines: list[str], gate: str | None = None) -> None:
+    """Prints its lines, and says so on stderr and in the log."""
+    for line in lines:
+        print(line)
+    if gate is not None:
+        await _wait_at(gate)
+    print("that was all", file=sys.stderr)
+    context.logger.info("talked %d lines", len(lines))
+
+
+@app.tool("tokens")
+async def tokens(context: StepContext, gate: str, words: list[str]) -> None:
+    """Emits its words once its gate is open."""
+    await _wait_at(gate)
+    for word in words:
+        context.emit({"token": word})
+
+
+async def _wait_at(gate: str) -> None:
+    Path(f"in-{gate}").touch()
+    while not Path(f"go-{gate}").exists():  # noqa: ASYNC110 - the test is another process
+        await asyncio.sleep(0.005)
+
+
+@app.tool("acquire")
+async def acquire(context: StepContext, name: str) -> None:
+    """Acquires something that `give_back` gives back."""
+    await context.track(name, "give_back", {"name": name})
+
+
+@app.tool("give_back")
+async def give_back(name: str) -> None:
+    """Works once there is a file that unsticks it."""
+    print("the door of", name)
+    if not Path("unstuck").exists():
+        raise FatalError("door.stuck", "the door is stuck")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -43,7 +44,7 @@ def audit(shell: Shell) -> Shell:
         body = "\n    ".join(f"value += {i} if value > {i} else 0" for i in range(decisions))
         text = "def broken(:\n" if n == 13 else dedent(SOURCE).format(n=n, body=body) + "row = (1, 2, 3)\n" * ROWS
         (folder / f"file{n:03}.py").write_text(text)
-    shell.environment["PYTHONPATH"] = str(ROOT)
+    shell.environment["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
     return shell
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -147,11 +148,76 @@ async def test_cancel_ends_a_job_that_never_started(shell: Shell, made: dict[str
     assert (last.type, last.data["by"]) == ("job.cancelled", "ada")
 
 
+async def test_pause_and_cancel_with_wait_return_when_it_is_so(shell: Shell) -> None:
+    run = shell.start("run", shell.gates(2), *C)
+    await shell.wait_entered("0")
+    job_id = await shell.only_job()
+    late = shell.run("jobs", "pause", job_id, "--wait", "--timeout", "0")
+    assert_refused(late, 130, "was not PAUSED after 0.0 s")
+    pausing = shell.start("jobs", "pause", job_id, "--wait", "--json")
+    shell.open_gate("0")
+    paused = pausing.end()
+    assert (paused.code, paused.document["jobs"][0]["status"]) == (0, "PAUSED")
+    cancelled = shell.run("jobs", "cancel", job_id, "--wait")
+    assert (cancelled.code, cancelled.out) == (0, f"flow/{job_id[-8:]} is CANCELLED\n")
+    assert run.end().code == 3
+
+
+async def test_wait_for_a_pause_that_a_stop_ends_is_interrupted(shell: Shell) -> None:
+    shell.start("run", shell.gates(1), *C)
+    await shell.wait_entered("0")
+    job_id = await shell.only_job()
+    pausing = shell.start("jobs", "pause", job_id, "--wait")
+    await shell.wait_event(job_id, "job.pause_requested")
+    pausing.send(signal.SIGINT)
+    assert pausing.end().code == 130
+    async with shell.jobs() as jobs:
+        assert (await jobs.get_summary(job_id)).pause_requested, "what was asked stands"
+
+
+async def test_wait_for_what_cannot_come_any_more_is_refused(shell: Shell, made: dict[str, str]) -> None:
+    assert_refused(shell.run("jobs", "pause", made["COMPLETED"], "--wait"), 2, "COMPLETED")
+    assert_refused(shell.run("jobs", "pause", made["QUEUED"], "--timeout", "3"), 2, "--wait")
+    assert "is CANCELLED" in shell.run("jobs", "cancel", made["QUEUED"], "--wait").out
+
+
 async def test_priority_is_changed(shell: Shell, made: dict[str, str]) -> None:
     assert "has priority CRITICAL" in shell.run("jobs", "priority", made["QUEUED"], "critical").out
     [changed] = [event for event in await shell.history(made["QUEUED"]) if event.type == "job.priority_changed"]
     assert (changed.data["was"], changed.data["priority"]) == ("MEDIUM", "CRITICAL")
     assert_refused(shell.run("jobs", "priority", made["QUEUED"], "URGENT"), 2, "'URGENT'", "CRITICAL")
+
+
+async def test_retry_makes_a_new_job_that_takes_over_what_is_done(shell: Shell) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "default": 1}}}
+    steps = [step("first", "note", value="{{ inputs.n }}"), step("second", "boom"), step("third", "note", value="end")]
+    file = shell.workflow(*steps, inputs=schema)
+    assert shell.run("run", file, *C).code == 1
+    origin = await shell.only_job()
+    told = shell.run("jobs", "retry", origin, "--output", 'second={"by": "hand"}', "--by", "ada", "--reason", "known")
+    assert told.code == 0 and "is QUEUED" in told.out and "takes over 2 steps" in told.out
+    job_id = told.out.split()[-1]
+    assert shell.run("run", file, *C, "--resume").code == 0
+    assert shell.notes() == ["1", "end"], "the first step did not run again"
+    shown = shell.run("jobs", "show", job_id).out
+    assert f"retries  flow/{origin[-8:]} by ada: known" in shown
+    assert "set by hand" in shown and f"taken over from {origin[-8:]}" in shown
+    assert f"retried  as flow/{job_id[-8:]}" in shell.run("jobs", "show", origin).out
+    again = shell.run("jobs", "retry", job_id, "--from", "third", "--input", "n=7", "--json").document
+    assert (again["status"], again["origin"], again["taken_over"]) == ("QUEUED", job_id, ["first", "second"])
+    assert shell.run("jobs", "show", again["id"], "--json").document["origin"]["from_step"] == "third"
+    assert (await shell.history(again["id"]))[0].data["inputs"] == {"n": 7}
+
+
+async def test_retry_refuses_what_cannot_be(shell: Shell, made: dict[str, str]) -> None:
+    assert_refused(shell.run("jobs", "retry", made["QUEUED"]), 2, "QUEUED", "Allowed now")
+    assert_refused(shell.run("jobs", "retry", made["FAILED"], "--from", "b"), 2, "There is no step 'b'")
+    assert_refused(shell.run("jobs", "retry", made["FAILED"], "--from", "a[0].b"), 2, "inside the step 'a'")
+    assert_refused(shell.run("jobs", "retry", made["FAILED"], "--output", "a"), 2, "STEP=VALUE")
+    assert_refused(shell.run("jobs", "retry", made["FAILED"], "--output", "a=1", "--output", "a=2"), 2, "twice")
+    assert_refused(shell.run("jobs", "retry", made["FAILED"], "--input", "x=1"), 2, "no input 'x'")
+    assert_refused(shell.run("jobs", "retry", "0123456789"), 4, "There is no job")
+    assert len(await shell.statuses()) == len(made)
 
 
 async def test_delete_takes_final_and_created_jobs_only(shell: Shell, made: dict[str, str]) -> None:

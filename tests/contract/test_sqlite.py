@@ -17,6 +17,7 @@ from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract import (
     AcceptingContract,
     CommitContract,
+    LeaksContract,
     LeaseContract,
     StoreContract,
     UpkeepContract,
@@ -73,7 +74,7 @@ class Alternating:
         return {name: one[name] + other[name] for name in one}
 
 
-class TestTwoStoresOnOneFile(AcceptingContract, LeaseContract, CommitContract, UpkeepContract):
+class TestTwoStoresOnOneFile(AcceptingContract, LeaseContract, CommitContract, LeaksContract, UpkeepContract):
     @pytest.fixture
     async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
         store = cast(JobStore, Alternating(*(SqliteJobStore(database, clock) for _ in range(2))))
@@ -82,7 +83,10 @@ class TestTwoStoresOnOneFile(AcceptingContract, LeaseContract, CommitContract, U
         await store.close()
 
 
-REOPENED_BEFORE = ("read", "hold", "hold_due", "hold_orphans", "commit", "release", "heartbeat", "delete")
+REOPENED_BEFORE = (
+    "read", "hold", "hold_due", "hold_orphans", "commit", "release", "heartbeat", "delete", "list_leaks", "note_leak",
+    "drop_leak",
+)  # fmt: skip
 
 
 class Reopened:
@@ -113,7 +117,7 @@ class Reopened:
         return after_reopening
 
 
-class TestSqliteReopened(AcceptingContract, LeaseContract, CommitContract, UpkeepContract):
+class TestSqliteReopened(AcceptingContract, LeaseContract, CommitContract, LeaksContract, UpkeepContract):
     @pytest.fixture
     async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
         store = cast(JobStore, Reopened(SqliteJobStore(database, clock)))

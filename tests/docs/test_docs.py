@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from openagents_json import JobManager, JobStatus, Settings, StepContext
 from openagents_json.cli.exit_codes import MEANINGS
 from openagents_json.cli.root import app as cli
 from openagents_json.errors import OpenAgentsError
-from openagents_json.job.events import EVENT_TYPES
+from openagents_json.job.events import EVENT_TYPES, NEWS_TYPES
 from openagents_json.job.machine import allowed_verbs
 from openagents_json.job.manager import JobManager as Manager
 from openagents_json.workflow import limits
@@ -128,9 +129,19 @@ def leaves(nav: object) -> list[str]:
 # ── tables that are the code's ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_lifecycle_lists_every_event_type_with_its_payload() -> None:
-    table = {code(row[0])[0]: (row[1], " ".join(code(row[2]))) for row in rows(section("lifecycle.md", "Events"))}
-    assert table == EVENT_TYPES
+@pytest.mark.parametrize(("heading", "types"), [("Events", EVENT_TYPES), ("News", NEWS_TYPES)])
+def test_lifecycle_lists_every_event_type_with_its_payload(heading: str, types: dict[str, tuple[str, str]]) -> None:
+    table = {code(row[0])[0]: (row[1], " ".join(code(row[2]))) for row in rows(section("lifecycle.md", heading))}
+    assert table == types
+
+
+def test_watching_page_lists_everything_that_health_tells() -> None:
+    async def keys() -> set[str]:
+        async with JobManager("memory") as jobs:
+            return set(await jobs.health())
+
+    named = {name for row in rows(section("watching.md", "Health")) for name in code(row[0])}
+    assert asyncio.run(keys()) - named == {"max_jobs", "max_steps", "max_threads", "max_processes"}
 
 
 def test_lifecycle_lists_every_status_with_the_verbs_it_allows() -> None:

@@ -15,6 +15,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.store import Commit, JobStore, MemoryJobStore, SqliteJobStore
 from openagents_json.testing import FakeClock
 from openagents_json.workflow import WorkflowRegistry
+from tests.engine import process_components
 from tests.faults.checker import check_store
 
 SAFETY_S = 10.0  # only a safety net: no test comes near it
@@ -207,6 +208,22 @@ class Bench:
         """Register a workflow of one step `s` that calls a component; its id."""
         return self.workflow({"id": "s", "component": component, **step}, id=id)
 
+    def isolate(self, *names: str) -> None:
+        """Register components of `process_components` as steps in processes: `compute` as `process.compute`."""
+        for name in names:
+            call, _, _ = process_components.registry.get(name).origin
+            self.components.registry.register(call, f"process.{name}", isolation="process")
+
+    def place(self, name: str) -> Path:
+        """A file of this test, for what a process says and waits for."""
+        return self.path.with_name(name)
+
+    async def appears(self, name: str) -> None:
+        """Return when a process has made the file."""
+        async with asyncio.timeout(SAFETY_S):
+            while not self.place(name).exists():  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.003)
+
     def open_gates(self) -> None:
         for gate in self.components.gates.values():
             gate.open()
@@ -232,7 +249,8 @@ class Bench:
         store = self.store()
         await store.open()
         try:
-            assert await check_store(store) == []
+            problems = await check_store(store)
+            assert problems == [], problems
         finally:
             await store.close()
 
@@ -251,10 +269,12 @@ async def seen(jobs: JobManager, job_id: str, type: str, count: int = 1, **data:
 
 
 async def _carried_out(jobs: JobManager, job_id: str, event: Event) -> None:
-    """A reader may see an event before the runner hears that it is committed, and sets its timers."""
-    runner = jobs._worker.runners.get(job_id)
+    """A reader may see an event before the runner hears that it is committed, and sets its timers. A runner that has
+    let go commits no more: what comes then is settled by others."""
+    runners = jobs._worker.runners
+    runner = runners.get(job_id)
     if runner is not None:
-        await until(lambda: runner._committed >= event.number)
+        await until(lambda: runner._committed >= event.number or runners.get(job_id) is not runner)
 
 
 async def events_of(jobs: JobManager, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -290,3 +310,18 @@ async def final(jobs: JobManager, job_id: str) -> str:
     """The job's final status, when it has one."""
     async with asyncio.timeout(SAFETY_S):
         return str((await jobs.wait(job_id)).status)
+
+
+async def vanish(jobs: JobManager) -> None:
+    """End a manager as a killed process would: nothing is said, nothing is given back. Only for these tests."""
+    worker = jobs._worker
+    tasks: list[asyncio.Future[Any]] = [*worker._tasks, *worker._loops, *worker._upkeep]
+    attempts = [attempt for runner in worker.runners.values() for attempt in runner._attempts.values()]
+    tasks += [attempt._code.done for attempt in attempts if attempt._code is not None]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    worker.threads.close()
+    worker.stop_capture()  # its streams end with a process
+    if isinstance(jobs.store, SqliteJobStore):
+        await jobs.store.close()  # the process's files are closed by the kernel; the row of the worker stays

@@ -143,7 +143,7 @@ async def test_pause_resume_and_priority_reach_the_child(bench: Bench, jobs: Job
     await seen(jobs, child, "job.pause_requested")
     bench.gate().open()
     await seen(jobs, child, "job.paused")
-    assert (await jobs.get_summary(job_id)).status == "PAUSED"
+    await seen(jobs, job_id, "job.paused")
     await jobs.resume_job(job_id)
     assert await final(jobs, job_id) == "COMPLETED"
     assert (await jobs.get_summary(child)).priority == "CRITICAL"
@@ -174,7 +174,8 @@ async def test_child_over_the_timeout_of_its_step_is_cancelled_and_the_step_fail
     await bench.pass_time(101)
     assert await final(jobs, job_id) == "FAILED"
     assert (await jobs.get_job(job_id)).errors[0]["type"] == "timeout.step"
-    assert (await jobs.get_summary(await child_of(jobs, job_id))).status == "CANCELLED"
+    child = await child_of(jobs, job_id)
+    assert (await jobs.get_summary(child)).status == "CANCELLED", "the parent has waited for it"
 
 
 async def test_parent_and_attached_children_are_kept_and_deleted_together(bench: Bench, jobs: JobManager) -> None:
@@ -197,7 +198,6 @@ async def test_word_of_a_child_reaches_a_parent_whose_asker_went_away(bench: Ben
         await bench.gate().wait_entered()
         await seen(jobs, job_id, "job.waiting")
         jobs._worker.posted = lambda job_ids: None  # type: ignore[method-assign]  # it dies right after the commit
-        jobs._settler.on_posts = lambda job_ids: None
         bench.gate().open()
         assert await final(jobs, await child_of(jobs, job_id)) == "COMPLETED"
         assert (await jobs.get_summary(job_id)).status == "WAITING"

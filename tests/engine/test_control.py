@@ -266,8 +266,9 @@ async def test_resume_of_a_job_that_is_not_paused_changes_nothing(bench: Bench, 
         await seen(jobs, running, "job.pause_withdrawn")
         before = await history(jobs, running)
         await jobs.resume_job(running)
-        await jobs.start_job(queued)
-        await jobs.resume_job(queued)
+        await other.start_job(queued)
+        await other.resume_job(queued)
+    await jobs.set_priority(queued, "HIGH")  # so this manager hears of it
     assert await final(jobs, queued) == "COMPLETED"
     assert await history(jobs, running) == before
     assert "job.resumed" not in await types(jobs, queued)

@@ -89,7 +89,7 @@ async def test_job_that_gives_up_its_turn_passes_the_slot_on(bench: Bench) -> No
 
 
 def test_slot_goes_to_the_next_when_the_woken_one_does_not_take_it() -> None:
-    slots: Slots[str] = Slots(steps=1, threads=1)
+    slots: Slots[str] = Slots(1, {"thread": 1})
     assert slots.take("inline", "a") is True
     assert [slots.take("inline", name) for name in "bc"] == [None, None]
     assert slots.next_waiter() is None
@@ -100,7 +100,7 @@ def test_slot_goes_to_the_next_when_the_woken_one_does_not_take_it() -> None:
 
 
 def test_job_that_waits_for_a_thread_does_not_keep_a_step_slot_from_others() -> None:
-    slots: Slots[str] = Slots(steps=2, threads=1)
+    slots: Slots[str] = Slots(2, {"thread": 1})
     assert slots.take("thread", "a") is True and slots.take("inline", "b") is True
     assert slots.take("thread", "c") is None and slots.take("inline", "d") is None
     slots.give_back("inline")

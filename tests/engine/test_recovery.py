@@ -8,21 +8,7 @@ import pytest
 
 from openagents_json import JobManager
 from openagents_json.errors import StoreError
-from openagents_json.job.store import SqliteJobStore
-from tests.engine.support import SAFETY_S, Bench, final, history, seen, types, written
-
-
-async def vanish(jobs: JobManager) -> None:
-    """End a manager as a killed process would: nothing is said, nothing is given back. Only for these tests."""
-    worker = jobs._worker
-    tasks = [*worker._tasks, *worker._loops, *worker._upkeep]
-    tasks += [attempt._code for runner in worker.runners.values() for attempt in runner._attempts.values()]  # type: ignore[misc]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    worker.threads.close()
-    if isinstance(jobs.store, SqliteJobStore):
-        await jobs.store.close()  # the process's files are closed by the kernel; the row of the worker stays
+from tests.engine.support import SAFETY_S, Bench, final, history, seen, types, vanish, written
 
 
 async def within(bench: Bench, jobs: JobManager, *ids: str) -> None:

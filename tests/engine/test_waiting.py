@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from openagents_json import InvalidInputs, InvalidTransition, JobManager
-from tests.engine.support import Bench, final, history, seen, types
+from tests.engine.support import Bench, final, history, seen, types, vanish
 
 APPROVAL = {
     "id": "approval",
@@ -221,8 +221,6 @@ async def test_only_a_step_in_doubt_can_be_resolved(bench: Bench, jobs: JobManag
 
 @pytest.mark.guarantee("G3")
 async def test_worker_that_dies_leaves_the_effect_in_doubt(bench: Bench) -> None:
-    from tests.engine.test_recovery import vanish
-
     flow = bench.workflow({"id": "pay", "component": "gate", "effect": "once"})
     dead = bench.manager()
     await dead.open()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openagents_json.clock import as_microseconds
-from openagents_json.job.events import Event
+from openagents_json.job.events import Event, unknown_keys
 from openagents_json.job.machine import JobState, encode_snapshot, fold
 from openagents_json.job.machine.state import decode_snapshot
 from openagents_json.job.model import JobStatus, JobSummary
@@ -106,8 +106,16 @@ def fault_violations(evidence: Evidence) -> list[str]:
 
 
 def history_violations(job_id: str, events: Sequence[Event]) -> list[str]:
-    """I3, I6, I7, I8 and I10 of one history."""
-    laws = (_one_completion, _one_key, _rising_epochs, _latest_attempt_only, _numbered, _nothing_starts_at_rest)
+    """I3, I6, I7, I8 and I10 of one history, and that its events are what the table of events says."""
+    laws = (
+        _one_completion,
+        _one_key,
+        _rising_epochs,
+        _latest_attempt_only,
+        _numbered,
+        _nothing_starts_at_rest,
+        _as_documented,
+    )
     return [f"{sentence} (job {job_id})" for law in laws for sentence in law(events)]
 
 
@@ -181,6 +189,12 @@ def _nothing_starts_at_rest(events: Sequence[Event]) -> Iterator[str]:
             at_rest = ""
         elif event.type == STARTED and at_rest:
             yield f"I10: {event.data['path']} started after {at_rest}"
+
+
+def _as_documented(events: Sequence[Event]) -> Iterator[str]:
+    for event in events:
+        if keys := unknown_keys(event):
+            yield f"table: event {event.number}, {event.type}, has or lacks {sorted(keys)}, unlike its table"
 
 
 # ── of a whole test ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,8 +6,7 @@ import pytest
 
 from openagents_json import JobManager, RetryableError, StepContext
 from openagents_json.job.events import Event
-from tests.engine.support import Bench, final, history
-from tests.engine.test_recovery import vanish
+from tests.engine.support import Bench, final, history, vanish
 
 Seen = list[tuple[str, str, int]]  # (path, key, token) of every call, in the order the component saw them
 

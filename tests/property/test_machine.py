@@ -14,11 +14,22 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from openagents_json.job.events import Event
-from openagents_json.job.machine import Claimed, Happening, Interrupted, Requested, Tick, Verb, fold
+from openagents_json.job.machine import (
+    Claimed,
+    Happening,
+    Interrupted,
+    ReleaseEnded,
+    Requested,
+    ResourceTracked,
+    Takeover,
+    Tick,
+    Verb,
+    fold,
+)
 from openagents_json.job.machine.state import FINALLY, ROOT, Scope
 from openagents_json.job.model import JobStatus
 from openagents_json.workflow.plan import Plan
-from tests.unit.machine.drive import Drive, call, plan_of, reloaded
+from tests.unit.machine.drive import Drive, call, error, plan_of, reloaded, takeover_of
 
 SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=False)
 INPUTS = {"n": 2, "yes": True, "no": False, "list": [1, 2, 3], "empty": []}
@@ -53,17 +64,19 @@ class Place:
     roots: tuple[str, ...] = ()
     is_calm: bool = False
     is_finally: bool = False  # nothing there can be undone
+    children: tuple[str, ...] = ()  # workflows that steps can start
 
     def inside(self, *roots: str) -> Place:
         return replace(self, depth=self.depth + 1, roots=self.roots + roots)
 
 
 @st.composite
-def workflows(draw: DrawFn, is_calm: bool = False) -> dict[str, Any]:
+def workflows(draw: DrawFn, is_calm: bool = False, children: tuple[str, ...] = ()) -> dict[str, Any]:
     names = Names()
-    document: dict[str, Any] = {"steps": _steps(draw, names, Place(is_calm=is_calm))}
+    document: dict[str, Any] = {"steps": _steps(draw, names, Place(is_calm=is_calm, children=children))}
     if draw(st.booleans()):
-        document["finally"] = _steps(draw, names, Place(1, is_calm=is_calm, is_finally=True))
+        place = Place(1, is_calm=is_calm, is_finally=True, children=children)
+        document["finally"] = _steps(draw, names, place)
     if not is_calm and draw(st.integers(0, 5)) == 0:
         document["timeout"] = draw(st.sampled_from([50.0, 1_000.0]))
     return document
@@ -85,10 +98,10 @@ def _steps(draw: DrawFn, names: Names, place: Place) -> list[dict[str, Any]]:
 
 def _step(draw: DrawFn, names: Names, place: Place) -> dict[str, Any]:
     id = names.next()
-    kinds = LEAVES + (CONTAINERS if place.depth < 2 else ())
+    kinds = LEAVES + (CONTAINERS if place.depth < 2 else ()) + (("workflow",) * 6 if place.children else ())
     kind = draw(st.sampled_from([one for one in kinds if not (place.is_calm and one == "raise")]))
     step = {"id": id} | _KINDS[kind](draw, names, place, id)
-    if kind in CONTAINERS and not place.is_calm:
+    if kind in (*CONTAINERS, "workflow") and not place.is_calm:
         if draw(st.integers(0, 4)) == 0:
             step["retry"] = {"max_attempts": 2, "delay_seconds": draw(st.sampled_from([0.0, 60.0]))}
         if draw(st.integers(0, 6)) == 0:
@@ -169,6 +182,10 @@ def _signal(draw: DrawFn, names: Names, place: Place, id: str) -> dict[str, Any]
     return step
 
 
+def _workflow(draw: DrawFn, names: Names, place: Place, id: str) -> dict[str, Any]:
+    return {"workflow": draw(st.sampled_from(place.children)), "detached": draw(st.integers(0, 5)) == 0}
+
+
 _KINDS: dict[str, Callable[[DrawFn, Names, Place, str], dict[str, Any]]] = {
     "call": _call,
     "set": lambda draw, names, place, id: {"set": _value(draw, place)},
@@ -179,6 +196,7 @@ _KINDS: dict[str, Callable[[DrawFn, Names, Place, str], dict[str, Any]]] = {
     "repeat": _repeat,
     "switch": _switch,
     "parallel": _parallel,
+    "workflow": _workflow,
 }
 
 
@@ -223,8 +241,8 @@ SEEDS = st.integers(0, 2**32)
 class Life(Drive):
     """A job to which anything may happen, in any order and together."""
 
-    def __init__(self, plan: Plan, tape: Tape) -> None:
-        super().__init__(plan, INPUTS, start=False)
+    def __init__(self, plan: Plan, tape: Tape, takeover: Takeover | None = None) -> None:
+        super().__init__(plan, INPUTS, start=False, takeover=takeover, cleanup_s=100)
         self.tape = tape
         self.old: list[Happening] = []  # answers that were given already; they may come again
 
@@ -271,8 +289,12 @@ class Life(Drive):
             return Requested("signal", arguments={"name": ["go", "stop"][tape.below(2)], "payload": tape.below(9)})
         if choice == 6 and self.state.in_doubt:
             return self.resolution(tape.below(3))
+        if choice in (7, 8) and self.being_released:
+            return self.release_ended()
         if not running:
-            return Tick()
+            return self.release_ended() if self.being_released and tape.below(2) else Tick()
+        if choice in (9, 10):
+            return self.resource_tracked(running[tape.below(len(running))])
         path = running[tape.below(len(running))]
         answers: list[Happening] = [
             self.succeeded(path, {"of": path}),
@@ -283,6 +305,19 @@ class Life(Drive):
             self.failed(path, "timeout.attempt"),
         ]
         answer = answers[tape.below(len(answers))]
+        self.old.append(answer)
+        return answer
+
+    def resource_tracked(self, path: str) -> ResourceTracked:
+        """What an attempt acquires, in any of the ways."""
+        until, keep = ["step", "job"][self.tape.below(2)], self.tape.below(4) == 0
+        return ResourceTracked(path, self.run(path).token, 0, f"of {path}", "give_back", {}, until, keep)
+
+    def release_ended(self) -> ReleaseEnded:
+        """What became of a release that is on; or of an old try of one."""
+        on = [one for one in self.state.ledger.values() if one.live]
+        one, choice = on[self.tape.below(len(on))], self.tape.below(8)
+        answer = ReleaseEnded(one.id, one.token, None if choice < 4 else error("stuck"), was_told=choice == 6)
         self.old.append(answer)
         return answer
 
@@ -307,6 +342,9 @@ class Life(Drive):
             elif self.running:
                 path = self.running[0]
                 self.turn(self.stopped(path) if path in self.told else self.succeeded(path, answer_to(path)))
+            elif self.being_released:
+                on = [one for one in self.state.ledger.values() if one.live]
+                self.turn(*(ReleaseEnded(one.id, one.token) for one in on))
             elif self.state.in_doubt:
                 self.turn(self.resolution(0))
             elif self.state.awaiting:
@@ -367,7 +405,9 @@ def check_history(plan: Plan, history: list[Event]) -> None:
         ):
             assert live.pop(path) == data["attempt"]
         assert not (event.type.startswith("step.") and path in live)
-        if event.type in ("step.completed", "step.failed", "step.skipped", "step.cancelled", "attempt.cancelled"):
+        if event.type in (
+            "step.completed", "step.failed", "step.skipped", "step.cancelled", "step.taken_over", "attempt.cancelled"
+        ):  # fmt: skip
             assert path not in ended, f"{path} ended twice"
             ended.add(path)
         pause_marked |= event.type == "job.pause_requested"
@@ -377,6 +417,69 @@ def check_history(plan: Plan, history: list[Event]) -> None:
         cancelled |= event.type == "job.cancel_requested"
         forced |= event.type == "job.cancel_requested" and data["force"]
     assert not live
+
+
+def check_ledger(history: list[Event]) -> None:
+    """Every tracked resource was released, kept or leaked, once; its releases came one at a time, after their time had
+    come, the newest first."""
+    tracked: dict[str, dict[str, Any]] = {}
+    open_: set[str] = set()
+    due: set[str] = set()
+    live: set[str] = set()
+    tries: Counter[str] = Counter()
+    held_up = False
+    for event in history:
+        data = event.data
+        if event.type == "resource.tracked":
+            tracked[data["id"]] = data
+            open_.add(data["id"])
+        elif ending := ended_attempt(event):
+            path, number, well = ending
+            for id in [id for id in open_ - due if (tracked[id]["path"], tracked[id]["attempt"]) == (path, number)]:
+                _make_due(tracked[id], open_, due, well=well, until="step")
+        elif event.type == "job.releasing":
+            for id in open_ - due:
+                _make_due(tracked[id], open_, due, well=data["outcome"] == "COMPLETED", until="job")
+            assert len(open_) <= data["resources"]
+        elif event.type == "release.started":
+            id = data["id"]
+            assert id in open_ and id in due and id not in live and not held_up
+            assert data["attempt"] == tries[id] + 1
+            tries[id] += 1
+            live.add(id)
+            for other in open_ & due - {id}:
+                is_group = all(tracked[other][name] == tracked[id][name] for name in ("path", "attempt", "until"))
+                assert not (is_group and other in live), "two of one attempt are released at once"
+                assert not (is_group and int(other) > int(id) and not tries[other]), "an older one came first"
+        elif event.type in ("release.failed", "resource.released", "resource.leaked"):
+            id = data["id"]
+            assert event.type == "resource.leaked" or id in live
+            assert event.type != "resource.leaked" or tries[id] or data["error"]["type"] == "worker_lost"
+            live.discard(id)
+            if event.type != "release.failed":
+                open_.remove(id)  # so it ends once
+        elif event.type == "job.worker_lost":
+            live.clear()
+        held_up |= event.type in ("job.pause_requested", "job.paused")
+        held_up &= event.type not in ("job.pause_withdrawn", "job.resumed", "job.cancel_requested")
+    assert not open_ and not live
+
+
+def _make_due(resource: dict[str, Any], open_: set[str], due: set[str], *, well: bool, until: str) -> None:
+    if resource["until"] == "job" and until == "step" and well:
+        return
+    if well and resource["keep"]:
+        open_.remove(resource["id"])
+    else:
+        due.add(resource["id"])
+
+
+def ended_attempt(event: Event) -> tuple[str, int, bool] | None:
+    """The path and number of an attempt that this event ends, and whether it went well."""
+    is_end = event.type in ("attempt.failed", "attempt.cancelled", "attempt.lost", "step.in_doubt")
+    if is_end or (event.type == "step.completed" and "attempt" in event.data):
+        return event.data["path"], event.data["attempt"], not is_end
+    return None
 
 
 def is_cleanup(plan: Plan, path: str) -> bool:
@@ -404,6 +507,9 @@ def test_whatever_happens_the_laws_hold_and_the_job_can_end(document: dict[str, 
     life.live_on()
     life.end()
     check_history(life.plan, life.history)
+    check_ledger(life.history)
+    leaked = [event.data["id"] for event in life.history if event.type == "resource.leaked"]
+    assert [leak.id for leak in life.leaks] == leaked
 
 
 @settings(SETTINGS, max_examples=100)
@@ -426,3 +532,31 @@ def test_job_resumed_from_any_prefix_of_its_history_reaches_the_same_outputs(
     check_history(plan, resumed.history)
     assert resumed.status == JobStatus.COMPLETED
     assert resumed.state.outputs == whole.state.outputs
+
+
+@settings(SETTINGS, max_examples=60)
+@given(workflows(is_calm=True))
+def test_retry_from_any_step_reaches_the_same_outputs(document: dict[str, Any]) -> None:
+    plan = plan_of(document)
+    whole = Life(plan, Tape(0))
+    whole.end()
+    for step_id in [None, *plan.root.by_id]:
+        retry = Life(plan, Tape(0), takeover_of(whole.state, step_id))
+        retry.end()
+        check_history(plan, retry.history)
+        assert retry.status == JobStatus.COMPLETED
+        assert retry.state.outputs == whole.state.outputs
+
+
+@settings(SETTINGS, max_examples=100)
+@given(workflows(), SEEDS, st.integers(0, 1_000))
+def test_whatever_happened_the_laws_hold_for_its_retry(document: dict[str, Any], seed: int, place: int) -> None:
+    life = Life(plan_of(document), Tape(seed))
+    life.live_on()
+    life.end()
+    steps = [None, *life.plan.root.by_id]
+    retry = Life(life.plan, Tape(seed + 1), takeover_of(life.state, steps[place % len(steps)]))
+    retry.live_on()
+    retry.end()
+    check_history(life.plan, retry.history)
+    check_ledger(retry.history)

@@ -17,7 +17,7 @@ ISOLATIONS: st.SearchStrategy[Isolation] = st.sampled_from(["inline", "thread"])
 class Admission(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.slots: Slots[str] = Slots(STEPS, THREADS)
+        self.slots: Slots[str] = Slots(STEPS, {"thread": THREADS})
         self.running: list[Isolation] = []
         self.waiting: set[str] = set()
 
@@ -58,12 +58,12 @@ class Admission(RuleBasedStateMachine):
         assert not self.stands(waiter)
 
     def stands(self, waiter: str) -> bool:
-        return waiter in self.slots._waiting or waiter in self.slots._waiting_for_threads
+        return any(waiter in waiting for waiting in (self.slots._waiting, *self.slots._waiting_for.values()))
 
     @invariant()
     def counts_are_those_of_what_runs(self) -> None:
         assert self.slots.steps_used == len(self.running) <= STEPS
-        assert self.slots.threads_used == self.running.count("thread") <= THREADS
+        assert self.slots.used["thread"] == self.running.count("thread") <= THREADS
 
     @invariant()
     def nobody_who_waits_is_forgotten(self) -> None:

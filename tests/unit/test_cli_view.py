@@ -257,6 +257,21 @@ def test_each_transition_of_a_step_is_one_line(told: History, lines: io.StringIO
     ]
 
 
+def test_result_that_was_taken_over_is_told_with_how_it_had_ended(
+    view: JobView, told: History, lines: io.StringIO
+) -> None:
+    before = view.progress()
+    told("step.taken_over", path="files", status="COMPLETED", output=1)
+    told("step.taken_over", path="each", status="FAILED", error=ERROR)
+    told("step.taken_over", path="report", status="SKIPPED")
+    assert view.progress() == pytest.approx(before + 1)
+    assert texts(lines)[2:] == [
+        "files: done, taken over",
+        "each: failed, taken over: http.429: too many \\x1b[31mrequests",
+        "report: skipped, taken over",
+    ]
+
+
 def test_foreach_of_any_size_gives_a_line_every_few_seconds(told: History, lines: io.StringIO) -> None:
     expand(told, 10_000)
     before = len(texts(lines))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from openagents_json.components import StepContext
+from openagents_json.components.link import NoLink
 
 
 class HandClock:
@@ -25,8 +26,8 @@ class HandClock:
         self.slept.append(seconds)
 
 
-class Reports(list[tuple[float, str]]):
-    def __call__(self, fraction: float, message: str) -> None:
+class Reports(NoLink, list[tuple[float, str]]):
+    def progress(self, fraction: float, message: str) -> None:
         self.append((fraction, message))
 
 
@@ -86,7 +87,7 @@ def test_cancelling_after_the_waiting_loop_closed_is_harmless() -> None:
 
 def test_progress_reports_closer_than_50_ms_are_dropped_except_the_last() -> None:
     clock, reports = HandClock(), Reports()
-    context = StepContext.for_tests(report=reports, clock=clock)
+    context = StepContext.for_tests(link=reports, clock=clock)
     context.progress(0, "start")
     clock.us += 49_999
     context.progress(0.1)
@@ -99,7 +100,7 @@ def test_progress_reports_closer_than_50_ms_are_dropped_except_the_last() -> Non
 
 def test_progress_goes_on_after_the_clock_was_set_back() -> None:
     clock, reports = HandClock(), Reports()
-    context = StepContext.for_tests(report=reports, clock=clock)
+    context = StepContext.for_tests(link=reports, clock=clock)
     context.progress(0.1)
     clock.us -= 500_000
     context.progress(0.2)
@@ -114,7 +115,7 @@ def test_progress_outside_0_to_1_is_refused(fraction: float) -> None:
 
 def test_long_progress_message_is_cut() -> None:
     reports = Reports()
-    StepContext.for_tests(report=reports).progress(0.5, "x" * 501)
+    StepContext.for_tests(link=reports).progress(0.5, "x" * 501)
     assert reports == [(0.5, "x" * 500)]
 
 

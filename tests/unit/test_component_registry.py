@@ -107,7 +107,6 @@ def test_sync_component_may_be_inline(registry: ComponentRegistry) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"isolation": "process"}, "comes with a later release"),
         ({"isolation": "moon"}, "unknown isolation"),
         ({"timeout_s": 0}, "seconds above 0"),
         ({"timeout_s": float("inf")}, "seconds above 0"),

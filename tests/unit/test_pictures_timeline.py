@@ -9,12 +9,12 @@ import pytest
 
 from openagents_json import OpenAgentsApp
 from openagents_json.clock import SECOND_US
-from openagents_json.pictures import timeline_picture
+from openagents_json.pictures import graph_picture, timeline_picture
 from openagents_json.pictures.scale import STEPS_US, Scale
 from openagents_json.pictures.spans import Bar, Line, Timeline, merged, timeline_of
 from openagents_json.workflow import build_plan
 from tests.unit.every_kind import EVERY_KIND
-from tests.unit.machine.drive import START_US, Drive, call
+from tests.unit.machine.drive import START_US, Drive, call, takeover_of
 
 
 def timeline(drive: Drive, **options: Any) -> Timeline:
@@ -60,6 +60,17 @@ def test_attempts_and_the_back_off_between_them_are_bars() -> None:
     assert bars(drive, "a") == [("failed", 0, 2), ("backoff", 2, 7), ("ok", 7, 8)]
     assert line(drive, "a").bars[0].text == "attempt 1: http.429: http.429 happened"
     assert line(drive, "a").note == "8.0 s, attempt 2"
+
+
+def test_result_that_was_taken_over_is_a_moment() -> None:
+    fails = {"id": "y", "raise": {"type": "a.b", "message": "no"}}
+    each = {"id": "each", "foreach": [1, 2], "on_item_error": "collect", "steps": [fails]}
+    origin = Drive([each, call("a")])
+    origin.finish()
+    drive = Drive(origin.plan, takeover=takeover_of(origin.state, "a"))
+    assert (line(drive, "each").note, bars(drive, "each")) == ("taken over", [("moment", 0, 0)])
+    assert "taken over" in text(drive)
+    assert "taken over" in graph_picture(drive.plan, "mermaid", drive.history, drive.now_us)
 
 
 def test_what_is_still_on_is_open_until_now() -> None:

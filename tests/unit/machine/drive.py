@@ -19,10 +19,17 @@ from openagents_json.job.machine import (
     Happening,
     Interrupted,
     JobState,
+    Leak,
     Released,
+    ReleaseEnded,
     Requested,
+    Resource,
+    ResourceTracked,
     ScopeNames,
+    Spawn,
     StepRun,
+    Stop,
+    Takeover,
     Tick,
     Verb,
     create,
@@ -30,6 +37,8 @@ from openagents_json.job.machine import (
     decode_snapshot,
     encode_snapshot,
     fold,
+    no_children,
+    what_to_take_over,
 )
 from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.workflow.graph import build_plan
@@ -77,23 +86,32 @@ class Drive:
         claim: bool = True,
         slots: int = 1_000,
         linger_s: float = 5.0,
+        cleanup_s: float = 600.0,
         random: float = 0.5,
         start_at_us: int | None = None,
+        takeover: Takeover | None = None,
+        job_id: str = "job-1",
+        parent: dict[str, Any] | None = None,
     ) -> None:
         self.plan = definition if isinstance(definition, Plan) else plan_of(definition)
         self.now_us = START_US
         self.slots = slots
         self.linger_us = round(linger_s * SECOND_US)
+        self.cleanup_us = round(cleanup_s * SECOND_US)
         self.random = random
         self.state, events = create(
-            self.plan, "job-1", inputs or {}, now_us=self.now_us, start=start, start_at_us=start_at_us
-        )
+            self.plan, job_id, inputs or {}, now_us=self.now_us, start=start, start_at_us=start_at_us,
+            takeover=takeover, parent=parent,
+        )  # fmt: skip
         self.history: list[Event] = list(events)
         self.commits: list[int] = [len(events)]  # lengths of the history after each turn that recorded something
         self.called: list[str] = []  # paths in the order of their calls
+        self.released: list[str] = []  # names of resources in the order in which their releases were called
+        self.leaks: list[Leak] = []
         self.told: dict[str, str] = {}  # live paths that were told to stop → the reason
         self.releasing: str | None = None
         self.epoch = 0
+        self.spawn: Spawn = no_children
         if claim and start:
             self.claim()
 
@@ -109,13 +127,17 @@ class Drive:
             now_us=self.now_us,
             random=lambda: self.random,
             admit=self._admit,
+            spawn=self.spawn,
             linger_us=self.linger_us,
+            cleanup_us=self.cleanup_us,
         )
         assert not (was_final and decision.events), "a final state changed"
         self.history += decision.events
         if decision.events:
             self.commits.append(len(self.history))
         self.called += [call.run.path for call in decision.calls]
+        self.released += [resource.name for resource in decision.releases]
+        self.leaks += decision.leaks
         self.told |= {run.path: reason for run, reason in decision.stops}
         self.told = {path: reason for path, reason in self.told.items() if self.state.runs[path].live}
         if self.state.status != JobStatus.RUNNING:
@@ -124,8 +146,8 @@ class Drive:
         self._check(decision.events)
         return decision
 
-    def _admit(self, component: str, node: Node) -> bool | None:
-        return True if self.state.live < self.slots else None
+    def _admit(self, component: str, node: Node | None) -> bool | None:
+        return True if self.state.live + self.state.releases < self.slots else None
 
     def _check(self, events: Sequence[Event]) -> None:
         check_keys(events)
@@ -133,7 +155,9 @@ class Drive:
         assert all(event.type not in FINAL_EVENTS for event in self.history[:-1])
         assert (self.history[-1].type in FINAL_EVENTS) == self.state.is_final
         assert self.state.live == sum(run.live for run in self.state.runs.values())
-        assert self.state.live == 0 or self.state.status == JobStatus.RUNNING
+        assert self.state.releases == sum(resource.live for resource in self.state.ledger.values())
+        assert self.state.live + self.state.releases == 0 or self.state.status == JobStatus.RUNNING
+        assert not (self.state.is_final and self.state.ledger)
         assert snapshot(fold(self.plan, self.history)) == snapshot(self.state), "fold(history) is not the live state"
 
     def request(self, verb: Verb, *, by: str | None = None, reason: str | None = None, **arguments: Any) -> Decision:
@@ -203,10 +227,10 @@ class Drive:
         abandoned: bool = False,
     ) -> AttemptFailed:
         info = error(type, retryable, path) | {"attempt": self.run(path).attempt}
-        return AttemptFailed(path, self.run(path).token, info, asked_delay_s, default_retry, abandoned)
+        return AttemptFailed(path, self.run(path).token, info, asked_delay_s, default_retry, Stop(abandoned=abandoned))
 
     def stopped(self, path: str, reason: str = "cancelled", abandoned: bool = False) -> AttemptStopped:
-        return AttemptStopped(path, self.run(path).token, self.told.get(path, reason), abandoned)
+        return AttemptStopped(path, self.run(path).token, self.told.get(path, reason), Stop(abandoned=abandoned))
 
     def succeed(self, path: str, output: Any = None) -> Decision:
         return self.turn(self.succeeded(path, output))
@@ -226,6 +250,38 @@ class Drive:
                 self.stop(path)
             else:
                 self.succeed(path, outputs.get(path, path))
+
+    # ── resources ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def track(self, path: str, *names: str, until: str = "step", keep: bool = False) -> Decision:
+        """A live attempt tracks resources with these names; each is answered under its place in the row."""
+        token = self.run(path).token
+        return self.turn(
+            *(ResourceTracked(path, token, key, name, "give_back", {}, until, keep) for key, name in enumerate(names))
+        )
+
+    def resource(self, name: str) -> Resource:
+        return next(one for one in self.state.ledger.values() if one.name == name)
+
+    def tried(
+        self, name: str, error: dict[str, Any] | None = None, *, was_told: bool = False, abandoned: bool = False
+    ) -> ReleaseEnded:
+        """The answer of a release that is on."""
+        one = self.resource(name)
+        return ReleaseEnded(one.id, one.token, error, Stop(abandoned=abandoned), was_told)
+
+    def give_back(self, *names: str) -> Decision:
+        """These releases work."""
+        return self.turn(*(self.tried(name) for name in names))
+
+    def keep_stuck(self, name: str, **fields: Any) -> Decision:
+        """That release does not work."""
+        return self.turn(self.tried(name, error("stuck"), **fields))
+
+    @property
+    def being_released(self) -> list[str]:
+        """Names of resources whose release is on."""
+        return [one.name for one in self.state.ledger.values() if one.live]
 
     # ── what came of it ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,12 +332,18 @@ def snapshot(state: JobState) -> dict[str, Any]:
     for run in decoded["runs"].values():
         run["open"].sort()
     # dicts compare without order, but the order of these decides what comes next
-    return decoded | {name: list(decoded[name].items()) for name in ("runs", "ready", "closing", "delayed")}
+    return decoded | {name: list(decoded[name].items()) for name in ("runs", "ready", "closing", "delayed", "ledger")}
 
 
 def reloaded(state: JobState) -> JobState:
     """The state after a snapshot of it was written and read."""
     return decode_snapshot(encode_snapshot(state), state.plan)
+
+
+def takeover_of(state: JobState, from_step: str | None = None, outputs: dict[str, Any] | None = None) -> Takeover:
+    """What a retry of a job that has ended takes over."""
+    origin = {"job_id": state.job_id, "from_step": from_step, "by": None, "reason": None}
+    return Takeover({"origin": origin}, what_to_take_over(state, from_step, outputs or {}))
 
 
 def check_keys(events: Sequence[Event]) -> None:

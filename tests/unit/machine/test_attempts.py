@@ -245,7 +245,7 @@ def test_refusal_of_one_kind_of_slot_lets_the_others_start() -> None:
     plan = plan_of([call("a", component="threaded"), call("b", needs=[]), call("c", needs=[], component="threaded")])
     state, _ = create(plan, "job-1", {}, now_us=START_US, start=True)
 
-    def admit(component: str, node: Node) -> bool | None:
+    def admit(component: str, node: Node | None) -> bool | None:
         return component != "threaded"
 
     decision = decide(state, [Claimed("w", 1)], now_us=START_US, random=lambda: 0.5, admit=admit)
