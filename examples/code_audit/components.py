@@ -58,10 +58,11 @@ def list_files(path: str = "", glob: str = "**/*.py", max_files: int = 3500, max
     return {"root": str(root), "files": listed, "left_out": len(found) - len(listed)}
 
 
-@app.tool("audit.measure", tags=["audit"])
+@app.tool("audit.measure", tags=["audit"], isolation="process")
 def measure(root: str, path: str) -> FileMeasures | FileError:
     """Measure one Python file: lines, functions, complexity, docstrings, TODO marks.
 
+    In a process: parsing keeps a core busy, and deep nesting may even crash the interpreter; then one attempt fails.
     A file that is gone, may not be read or does not parse is a finding, not a failure: `{"path", "error"}`. Any other
     trouble of the disk is raised, so that the step's retry can deal with it.
     """
