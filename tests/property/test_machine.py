@@ -454,7 +454,9 @@ def check_ledger(history: list[Event]) -> None:
         elif event.type in ("release.failed", "resource.released", "resource.leaked"):
             id = data["id"]
             assert event.type == "resource.leaked" or id in live
-            assert event.type != "resource.leaked" or tries[id] or data["error"]["type"] == "worker_lost"
+            # Untried: its workers died, or its turn has not come in time (no slot, or a newer one whose release hung).
+            untried_for = ("worker_lost", "timeout.release")
+            assert event.type != "resource.leaked" or tries[id] or data["error"]["type"] in untried_for
             live.discard(id)
             if event.type != "release.failed":
                 open_.remove(id)  # so it ends once
