@@ -427,14 +427,20 @@ def check_ledger(history: list[Event]) -> None:
     due: set[str] = set()
     live: set[str] = set()
     tries: Counter[str] = Counter()
+    busy: set[str] = set()  # paths of attempts that are on
+    freed_us = 0  # when an attempt or a release ended last
     held_up = False
     for event in history:
         data = event.data
-        if event.type == "resource.tracked":
+        if event.type == "attempt.started":
+            busy.add(data["path"])
+        elif event.type == "resource.tracked":
             tracked[data["id"]] = data
             open_.add(data["id"])
         elif ending := ended_attempt(event):
             path, number, well = ending
+            busy.discard(path)
+            freed_us = event.at_us
             for id in [id for id in open_ - due if (tracked[id]["path"], tracked[id]["attempt"]) == (path, number)]:
                 _make_due(tracked[id], open_, due, well=well, until="step")
         elif event.type == "job.releasing":
@@ -454,10 +460,12 @@ def check_ledger(history: list[Event]) -> None:
         elif event.type in ("release.failed", "resource.released", "resource.leaked"):
             id = data["id"]
             assert event.type == "resource.leaked" or id in live
-            # Untried: its workers died, or its turn has not come in time (no slot, or a newer one whose release hung).
-            untried_for = ("worker_lost", "timeout.release")
-            assert event.type != "resource.leaked" or tries[id] or data["error"]["type"] in untried_for
-            live.discard(id)
+            if event.type == "resource.leaked" and not tries[id] and data["error"]["type"] != "worker_lost":
+                # Its turn did not come in time: newer ones were being released, or attempts had the slots, up to now.
+                assert data["error"]["type"] == "timeout.release" and (live or busy or freed_us == event.at_us)
+            if id in live:
+                live.remove(id)
+                freed_us = event.at_us
             if event.type != "release.failed":
                 open_.remove(id)  # so it ends once
         elif event.type == "job.worker_lost":

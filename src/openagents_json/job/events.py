@@ -135,9 +135,9 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "release.started": ("recorded before the release of a resource is called", "id attempt"),
     "release.failed": (
         "a release raised, ran out of time or was stopped with its worker; it is tried again",
-        "id attempt error retry_at_us rung? took_us? abandoned?",
+        "id attempt error retry_at_us rung? took_us?",
     ),
-    "resource.released": ("a resource was given back", "id attempt rung? took_us?"),
+    "resource.released": ("a resource was given back", "id attempt"),
     "resource.leaked": ("a resource was given up at its deadline and moves to the leaks", "id name error"),
 }
 

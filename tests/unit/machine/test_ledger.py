@@ -194,6 +194,18 @@ def test_older_ones_do_not_wait_for_a_release_that_was_tried_and_failed() -> Non
     assert drive.being_released == ["new"]
 
 
+def test_each_is_tried_once_before_any_is_tried_again() -> None:
+    drive = held("old", "middle", "new")
+    drive.succeed("a")
+    drive.keep_stuck("new")
+    assert drive.being_released == ["middle"]
+    drive.tick(5)  # the second try of the newest is due
+    drive.keep_stuck("middle")
+    assert drive.being_released == ["old"]
+    drive.give_back("old")
+    assert drive.being_released == ["new"]
+
+
 def test_steps_release_beside_each_other_and_the_job_one_after_the_other() -> None:
     steps = [call("a", needs=[]), call("b", needs=[])]
     drive = Drive(steps)

@@ -13,7 +13,7 @@ from typing import Any
 from openagents_json.clock import SECOND_US
 from openagents_json.job.machine.happenings import ReleaseEnded, ResourceTracked
 from openagents_json.job.machine.state import Resource
-from openagents_json.job.machine.turn import Answer, Leak, Turn
+from openagents_json.job.machine.turn import Answer, Leak, Turn, error_info
 from openagents_json.job.model import ErrorInfo
 from openagents_json.workflow import limits
 
@@ -49,20 +49,24 @@ def take_tracked(turn: Turn, tracked: ResourceTracked) -> None:
 
 
 def start(turn: Turn) -> None:
-    """Call the releases whose turn it is: one at a time in each group, the newest first, and older ones once it was
-    tried."""
+    """Call the releases whose turn it is: one at a time in each group, the newest first, and each once before any is
+    tried again."""
     if not turn.state.ledger or not turn.may_start:
         return
-    group_of = {one.id: "" if turn.state.releasing else one.path for one in turn.state.ledger.values() if one.is_due}
-    # Groups in which one is on, or has to come first.
-    waits = {group for resource_id, group in group_of.items() if turn.state.ledger[resource_id].live}
-    for resource in [turn.state.ledger[resource_id] for resource_id in reversed(group_of)]:
-        group = group_of[resource.id]
-        if group not in waits and resource.next_us <= turn.now_us:
-            waits.add(group)
+    due = [resource for resource in reversed(turn.state.ledger.values()) if resource.is_due]
+    busy = {_group(turn, resource) for resource in due if resource.live}
+    for resource in sorted(due, key=lambda resource: resource.error is not None):
+        group = _group(turn, resource)
+        if group not in busy and resource.next_us <= turn.now_us:
+            busy.add(group)
             if turn.terms.admit(resource.release, None):
                 turn.record("release.started", {"id": resource.id, "attempt": resource.tries + 1})
                 turn.decision.releases.append(resource)
+
+
+def _group(turn: Turn, resource: Resource) -> str:
+    """What is released one after the other: what a step has acquired, and at its end all that the job has."""
+    return "" if turn.state.releasing else resource.path
 
 
 def is_pending(turn: Turn) -> bool:
@@ -78,7 +82,7 @@ def take_ended(turn: Turn, ended: ReleaseEnded) -> None:
     resource = turn.state.ledger.get(ended.id)
     if resource is None or not resource.live or resource.token != ended.token:
         return
-    data: dict[str, Any] = {"id": resource.id, "attempt": resource.tries} | ended.stop.as_data
+    data: dict[str, Any] = {"id": resource.id, "attempt": resource.tries}
     if ended.error is None:
         turn.record("resource.released", data)
     elif turn.now_us >= resource.deadline_us or ended.stop.abandoned:
@@ -86,14 +90,16 @@ def take_ended(turn: Turn, ended: ReleaseEnded) -> None:
     else:
         wait_us = min(FIRST_RETRY_US << min(resource.tries - 1, 10), LONGEST_RETRY_US)
         due_us = turn.now_us if ended.was_told else min(turn.now_us + wait_us, resource.deadline_us)
-        turn.record("release.failed", data | {"error": ended.error, "retry_at_us": due_us})
+        turn.record("release.failed", data | {"error": ended.error, "retry_at_us": due_us} | ended.stop.as_data)
 
 
 def expire(turn: Turn, resource_id: str) -> None:
     """The deadline of a resource has passed. One that is being released just now gets its answer first."""
     resource = turn.state.ledger[resource_id]
     if not resource.live:
-        give_up(turn, resource, resource.error or _never_tried(turn, resource))
+        message = f"Its release {resource.release!r} could not be tried before the deadline."
+        error = resource.error or error_info("timeout.release", message, step=resource.path)
+        give_up(turn, resource, error)
 
 
 def give_up_all(turn: Turn, error: ErrorInfo) -> None:
@@ -107,15 +113,3 @@ def give_up(turn: Turn, resource: Resource, error: ErrorInfo) -> None:
     turn.record("resource.leaked", {"id": resource.id, "name": resource.name, "error": error})
     leak = Leak(resource.id, resource.path, resource.name, resource.release, resource.inputs, error)
     turn.decision.leaks.append(leak)
-
-
-def _never_tried(turn: Turn, resource: Resource) -> ErrorInfo:
-    message = f"Its release {resource.release!r} could not be tried before the deadline."
-    return {
-        "type": "timeout.release",
-        "message": message,
-        "step": resource.path,
-        "attempt": None,
-        "retryable": False,
-        "details": None,
-    }
