@@ -36,6 +36,15 @@ class Things:
                 await asyncio.sleep(0)
             return names
 
+        @tool("impatient")
+        async def impatient(context: StepContext) -> int:
+            """Gives up waiting for the record, which is on its way already."""
+            tracking = asyncio.create_task(context.track("x", "give_back", {"name": "x"}))
+            await asyncio.sleep(0)
+            tracking.cancel()
+            await asyncio.gather(tracking, return_exceptions=True)
+            return context.attempt
+
         @tool("acquire_in_thread")
         def acquire_in_thread(context: StepContext, name: str) -> str:
             return context.track_blocking(name, "give_back", {"name": name})
@@ -137,6 +146,15 @@ async def test_thread_steps_track_too(bench: Bench, jobs: JobManager, things: Th
     job_id = await jobs.create_job(bench.workflow(step, id="flow"), start=True)
     assert await final(jobs, job_id) == "COMPLETED"
     assert things.released == ["x"]
+
+
+async def test_who_does_not_wait_for_the_record_hurts_nobody(
+    bench: Bench, jobs: JobManager, things: Things, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = await jobs.create_job(bench.one("impatient"), start=True)
+    assert await final(jobs, job_id) == "COMPLETED"
+    assert (await jobs.get_job_results(job_id))["s"] == 1
+    assert "failed" not in caplog.text
 
 
 async def test_release_that_fails_is_tried_again(bench: Bench, jobs: JobManager, things: Things) -> None:

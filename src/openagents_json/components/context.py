@@ -210,8 +210,8 @@ class StepContext:
     def emit(self, data: Any) -> None:
         """Show something to those who watch the job now, such as the tokens of an answer that is still being written.
 
-        `data` is plain JSON of at most 64 KiB (`TooLarge`, `NotJson`). No history holds it, and a watcher that is too
-        slow misses some.
+        `data` is plain JSON of at most 64 KiB (`TooLarge`, `NotJson`). No history holds it, but it is kept with the
+        output of the attempt, as far as that goes; a watcher that is too slow misses some.
         """
         self.link.emit(plain(data, limit_bytes=EMITTED_BYTES)[0])
 

@@ -32,7 +32,7 @@ class Link(Protocol):
         """How far the attempt is; for listeners only."""
 
     def emit(self, data: Any) -> None:
-        """Plain JSON for those who watch the job now; nobody keeps it."""
+        """Plain JSON for those who watch the job now. No history holds it; it stands in the output of the attempt."""
 
     def track(self, resource: Resource) -> Future[str]:
         """Record a resource; the future holds its id when that is committed, or why it could not be."""

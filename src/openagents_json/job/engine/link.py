@@ -47,6 +47,7 @@ class AttemptLink:
 
     def track(self, resource: Resource) -> Future[str]:
         recorded: Future[str] = Future()
+        recorded.set_running_or_notify_cancel()  # who stops waiting for it does not cancel it: the answer still comes
         inputs = dict(resource.inputs)
         if self._secrets and mask(inputs, self._secrets.values()) != inputs:
             what = "Its release would keep a secret in the history. Have the release component fetch it by itself."
