@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from openagents_json.app import OpenAgentsApp
 from openagents_json.cli.failures import UsageProblem
 from openagents_json.errors import StoreUnavailable
-from openagents_json.job.manager import REASON_CHARACTERS, JobManager
+from openagents_json.job.arguments import REASON_CHARACTERS
+from openagents_json.job.manager import JobManager
 from openagents_json.job.store import MemoryJobStore, SqliteJobStore
 
 

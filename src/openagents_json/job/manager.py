@@ -23,13 +23,21 @@ from openagents_json.errors import (
     JobNotFound,
     LeakNotFound,
     LeaseLost,
-    Problem,
     ResultsNotReady,
     StoreError,
     StoreUnavailable,
     WaitTimeout,
 )
 from openagents_json.ids import SHORT_LENGTH, uuid7
+from openagents_json.job.arguments import (
+    REASON_CHARACTERS,
+    check_reason,
+    key_of,
+    metadata_of,
+    payload_of,
+    priority_of,
+    tags_of,
+)
 from openagents_json.job.bus import Bus, Listener, Subscription
 from openagents_json.job.engine import JobMaker, Plans, Settler, Worker, make_retry, release_leak
 from openagents_json.job.events import Event
@@ -39,18 +47,12 @@ from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, O
 from openagents_json.job.store import Claim, JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
 from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
 from openagents_json.job.views import job_of, output_of, status_of
-from openagents_json.jsondata import NotJson, plain
 from openagents_json.settings import Settings, load_settings
-from openagents_json.workflow import EnvironmentSecrets, SecretProvider, Workflow, WorkflowRegistry, limits
+from openagents_json.workflow import EnvironmentSecrets, SecretProvider, WorkflowRegistry
 from openagents_json.workflow.plan import signal_problems
 
 ASK_TRIES = 20  # a request that meets a job in the middle of a hand-over looks again so often
 EVENT_PAGE = 1_000
-METADATA_BYTES = 64 * 1024
-MAX_TAGS = 32
-TAG_CHARACTERS = 200
-REASON_CHARACTERS = 2_000
-KEY_CHARACTERS = 200
 _UNSAID: Any = object()  # no output was given: None is one
 
 
@@ -177,11 +179,11 @@ class JobManager:
         new, state = self._maker.make(
             workflow,
             dict(inputs or {}),
-            priority=_priority(priority or workflow.priority or JobPriority.MEDIUM),
-            metadata=_metadata(workflow, metadata),
-            tags=_tags(tags),
+            priority=priority_of(priority or workflow.priority or JobPriority.MEDIUM),
+            metadata=metadata_of(workflow, metadata),
+            tags=tags_of(tags),
             start_at_us=None if start or start_at is None else as_microseconds(start_at),
-            idempotency_key=_key(idempotency_key),
+            idempotency_key=key_of(idempotency_key),
             start=start,
         )
         job_id = await self._accept(new, state)
@@ -211,7 +213,7 @@ class JobManager:
         results set by hand. `InvalidTransition` for a job that has not ended, `InvalidInputs` with every problem.
         With an `idempotency_key` the same call again returns the same job, as in `create_job`.
         """
-        _check_reason(reason)
+        check_reason(reason)
         stored, origin = await self._load(job_id)
         if not origin.is_final:
             allowed = allowed_verbs(origin.status, origin.pause_requested)
@@ -224,8 +226,8 @@ class JobManager:
             outputs or {},
             by=by,
             reason=reason,
-            priority=_priority(priority or stored.summary.priority),
-            idempotency_key=_key(idempotency_key),
+            priority=priority_of(priority or stored.summary.priority),
+            idempotency_key=key_of(idempotency_key),
             start=start,
         )
         return await self._accept(new, state)
@@ -278,7 +280,7 @@ class JobManager:
         self, job_id: str, priority: str | JobPriority, *, by: str | None = None, reason: str | None = None
     ) -> None:
         """Change the priority; a queued job moves to its new place at once."""
-        await self._ask(job_id, "set_priority", by, reason, {"priority": str(_priority(priority))})
+        await self._ask(job_id, "set_priority", by, reason, {"priority": str(priority_of(priority))})
 
     async def signal(
         self, job_id: str, name: str, payload: Any = None, key: str | None = None, *, by: str | None = None
@@ -292,10 +294,10 @@ class JobManager:
         if definition is None:
             raise JobNotFound(job_id)
         plan = await self._plans.get(definition)
-        document, _ = _payload(payload, "$")
+        document, _ = payload_of(payload, "$")
         if problems := signal_problems(plan, name, document):
             raise InvalidInputs(problems, "the name and payload of the signal")
-        await self._ask(job_id, "signal", by, None, {"name": name, "payload": document}, key=_key(key))
+        await self._ask(job_id, "signal", by, None, {"name": name, "payload": document}, key=key_of(key))
 
     async def resolve_step(
         self,
@@ -315,7 +317,7 @@ class JobManager:
             raise ValueError("Say exactly one of output=…, error=… and retry=True.")
         arguments: dict[str, Any] = {"path": path, "how": "retry"}
         if output is not _UNSAID:
-            document, _ = _payload(output, "$.output")
+            document, _ = payload_of(output, "$.output")
             arguments |= {"how": "output", "output": document}
         elif error is not None:
             arguments |= {"how": "error", "error": error[:REASON_CHARACTERS]}
@@ -326,7 +328,7 @@ class JobManager:
         *, key: str | None = None,
     ) -> None:  # fmt: skip
         """Put a request into the job's inbox. If nobody holds the job, carry it out here and now."""
-        _check_reason(reason)
+        check_reason(reason)
         if not self._is_open:
             raise StoreUnavailable("The manager is not open; use `async with` it.")
         if key is None and verb != "signal":  # the store knows a repeated key, and a final job
@@ -617,50 +619,3 @@ class JobManager:
             raise JobNotFound(job_id)
         plan = await self._plans.get(stored.definition_hash)
         return stored, self._plans.fold(plan, stored.snapshot, stored.events)
-
-
-def _priority(priority: str | JobPriority) -> JobPriority:
-    try:
-        return JobPriority(str(priority).upper())
-    except ValueError:
-        raise InvalidInputs(
-            [Problem("$.priority", f"{priority!r} is no priority.", f"Use {', '.join(JobPriority)}.")], "the job"
-        ) from None
-
-
-def _metadata(workflow: Workflow, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The workflow's metadata, and over it the job's own."""
-    if not workflow.metadata and not given:
-        return {}
-    try:
-        metadata, _ = plain({**workflow.metadata, **(given or {})}, limit_bytes=METADATA_BYTES)
-    except NotJson as error:
-        raise InvalidInputs([Problem(error.path.replace("$", "$.metadata", 1), str(error))], "the metadata") from None
-    return metadata  # type: ignore[no-any-return]
-
-
-def _payload(value: Any, path: str) -> tuple[Any, bytes]:
-    try:
-        return plain(value, limit_bytes=limits.OUTPUT_BYTES)
-    except NotJson as error:
-        raise InvalidInputs([Problem(error.path.replace("$", path, 1), str(error))], "the payload") from None
-
-
-def _tags(tags: Iterable[str]) -> tuple[str, ...]:
-    given = (tags,) if isinstance(tags, str) else tuple(dict.fromkeys(tags))
-    if len(given) > MAX_TAGS or any(not isinstance(tag, str) or not 0 < len(tag) <= TAG_CHARACTERS for tag in given):
-        message = f"At most {MAX_TAGS} tags of 1 to {TAG_CHARACTERS} characters are allowed."
-        raise InvalidInputs([Problem("$.tags", message)], "the job")
-    return given
-
-
-def _check_reason(reason: str | None) -> None:
-    if reason is not None and len(reason) > REASON_CHARACTERS:
-        raise ValueError(f"The reason has {len(reason)} characters; {REASON_CHARACTERS} are allowed.")
-
-
-def _key(key: str | None) -> str | None:
-    if key is not None and not 0 < len(key) <= KEY_CHARACTERS:
-        message = f"An idempotency key has 1 to {KEY_CHARACTERS} characters."
-        raise InvalidInputs([Problem("$.idempotency_key", message)], "the job")
-    return key

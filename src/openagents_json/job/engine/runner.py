@@ -218,19 +218,8 @@ class Runner:
         snapshot = None
         if state.number - self._snapshot_at >= limit and not state.is_final:
             snapshot = encode_snapshot(state)
-        commit = Commit(
-            claim=self.claim,
-            expected=self._committed,
-            events=events,
-            row=row_of(state),
-            previous_status=self._status,
-            drained=list(self._requests),
-            snapshot=snapshot,
-            abandoned=sum(1 for event in events if event.data.get("abandoned")),
-            children=[child.job[0] for child in decision.children],
-            posts=posted(decision, self._worker.clock.now_us()),
-            leaks=decision.leaks,
-        )
+        now_us = self._worker.clock.now_us()
+        commit = commit_of(self.claim, self._committed, self._status, state, decision, self._requests, now_us, snapshot)
         began_s = self._worker.loop.time()
         try:
             await self._worker.store.commit(commit)
@@ -383,12 +372,33 @@ class Runner:
                 self.look_again()
 
 
-def posted(decision: Decision, now_us: int) -> list[tuple[str, Request]]:
-    """What a turn asks of other jobs, as entries of their inboxes."""
-    return [
-        (post.job_id, Request(post.key, post.verb, post.by, post.reason, now_us, post.arguments))
-        for post in decision.posts
-    ]
+def commit_of(
+    claim: Claim,
+    expected: int,
+    previous: JobStatus,
+    state: JobState,
+    decision: Decision,
+    drained: Iterable[int],
+    now_us: int,
+    snapshot: bytes | None = None,
+) -> Commit:
+    """What a turn decided, as the store takes it: all that has to be written together."""
+    return Commit(
+        claim=claim,
+        expected=expected,
+        events=decision.events,
+        row=row_of(state),
+        previous_status=previous,
+        drained=list(drained),
+        snapshot=snapshot,
+        abandoned=sum(1 for event in decision.events if event.data.get("abandoned")),
+        children=[child.job[0] for child in decision.children],
+        posts=[
+            (post.job_id, Request(post.key, post.verb, post.by, post.reason, now_us, post.arguments))
+            for post in decision.posts
+        ],
+        leaks=decision.leaks,
+    )
 
 
 def release_ended(resource_id: str, token: int, outcome: Happening) -> ReleaseEnded:

@@ -12,10 +12,10 @@ from dataclasses import replace
 from openagents_json.clock import Clock
 from openagents_json.errors import RequestsPending, StoreError
 from openagents_json.job.engine.plans import Plans
-from openagents_json.job.engine.runner import as_requested, posted
+from openagents_json.job.engine.runner import as_requested, commit_of
 from openagents_json.job.machine import Decision, Happening, JobState, decide, no_slots
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.base import Claim, Commit, JobStore, row_of
+from openagents_json.job.store.base import Claim, JobStore
 from openagents_json.workflow import Plan
 
 TakeOver = Callable[[Plan, Claim, tuple[Happening, ...]], Awaitable[tuple[JobStatus, Decision]] | None]
@@ -83,19 +83,9 @@ class Settler:
                 self.published(state, decision)
                 return previous, decision
             drained = [request.sequence for request in claim.requests]
-            commit = Commit(
-                claim,
-                claim.last_event,
-                decision.events,
-                row_of(state),
-                previous,
-                drained,
-                abandoned=sum(1 for event in decision.events if event.data.get("abandoned")),
-                posts=posted(decision, self._clock.now_us()),
-                leaks=decision.leaks,
-            )
+            now_us = self._clock.now_us()
             try:
-                await self._store.commit(commit)
+                await self._store.commit(commit_of(claim, claim.last_event, previous, state, decision, drained, now_us))
             except RequestsPending:  # one slipped in between: decide again with it
                 claim = replace(claim, requests=await self._store.read_requests(claim.job_id))
                 continue

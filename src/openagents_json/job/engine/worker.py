@@ -1,8 +1,8 @@
 """The worker: claims queued jobs and runs them, and keeps what belongs to no single job going.
 
 Its loops, one small coroutine each: claim (the queue), due (timers of jobs at rest), poll (what other processes
-wrote), heartbeat (its leases), recover (jobs of dead workers), retain (old jobs, and leaks). Each step waits for a
-wake-up or a time, and `_forever` repeats it.
+wrote), heartbeat (its leases), recover (jobs of dead workers), retain (old jobs), tend (leaks, whose releases may take
+their time). Each step waits for a wake-up or a time, and `_forever` repeats it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ logger = logging.getLogger("openagents_json.worker")
 RETRY_STORE_S = (0.05, 0.2, 1.0, 2.0, 5.0)  # waits between tries while the store is away; the last one repeats
 POLL_S = 0.05  # how often other processes' writes are looked for
 RECOVER_S = 5.0  # how often jobs of dead workers are looked for
-RETAIN_S = 3_600.0  # how often old jobs are deleted, and leaks are tried again
+RETAIN_S = 3_600.0  # how often old jobs are deleted
+LEAKS_S = 3_600.0  # how often leaks are tried again
 LEAKS_AT_ONCE = 100  # tried again in one round; the next round goes on behind them
 RETAIN_BATCH = 500
 SETTLE_BATCH = 256
@@ -128,7 +129,7 @@ class Worker:
         self._captures = False  # what components print: from start to stop, if the settings say so
         self._foreign: dict[str, None] = {}  # definitions whose components are not all here, by content hash
         self._components_known = 0  # how many there were when `_foreign` was empty
-        self._last_leak = 0  # key of the last leak that was looked at; _retain's own
+        self._last_leak = 0  # key of the last leak that was looked at; _tend_leaks' own
         self._retries: dict[str, Retry] = {}  # components' own policies, parsed
         self._processes: ProcessPool | None = None  # made by the first step that needs one
 
@@ -147,7 +148,7 @@ class Worker:
             self._warm()
             await self.recover()
             self._queue.lost_count()
-            self._loops = self._begin(self._claim, self._wake_due, self._recover, self._retain)
+            self._loops = self._begin(self._claim, self._wake_due, self._recover, self._retain, self._tend_leaks)
 
     @property
     def processes(self) -> ProcessPool:
@@ -167,8 +168,9 @@ class Worker:
         return [self.loop.create_task(self._forever(step), name=f"worker {step.__name__}") for step in steps]
 
     async def stop(self, timeout_s: float) -> None:
-        """Take nothing new, let running attempts end, tell them to stop, kill them, and give the jobs back: all within
-        `timeout_s`, whatever components do. What is not told and killed by then ends with the program."""
+        """Take nothing new, let running attempts end, tell them to stop, kill them, and give the jobs back: within
+        `timeout_s`, whatever components do. What does not end by then ends with the program. Closing comes after that:
+        of the processes (some seconds at most), and of agents, whose own `close` is waited for."""
         if self._stopping:
             return
         self._stopping = True
@@ -525,8 +527,11 @@ class Worker:
     async def _retain(self) -> None:
         if self.settings.job_retention_days is not None:
             await self.delete_final(self.settings.job_retention_days)
-        await self._retry_leaks()
         await self.clock.sleep(RETAIN_S)
+
+    async def _tend_leaks(self) -> None:
+        await self._retry_leaks()
+        await self.clock.sleep(LEAKS_S)
 
     async def _retry_leaks(self) -> None:
         """Try to release what jobs could not: each leak once whose component is here, one at a time."""

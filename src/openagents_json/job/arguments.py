@@ -1,0 +1,69 @@
+"""What callers give to verbs, checked and brought into the form that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from openagents_json.errors import InvalidInputs, Problem
+from openagents_json.job.model import JobPriority
+from openagents_json.jsondata import NotJson, plain
+from openagents_json.workflow import Workflow, limits
+
+METADATA_BYTES = 64 * 1024
+MAX_TAGS = 32
+TAG_CHARACTERS = 200
+REASON_CHARACTERS = 2_000
+KEY_CHARACTERS = 200
+
+
+def priority_of(priority: str | JobPriority) -> JobPriority:
+    """A priority by its name, in any case. `InvalidInputs` for any other text."""
+    try:
+        return JobPriority(str(priority).upper())
+    except ValueError:
+        raise InvalidInputs(
+            [Problem("$.priority", f"{priority!r} is no priority.", f"Use {', '.join(JobPriority)}.")], "the job"
+        ) from None
+
+
+def metadata_of(workflow: Workflow, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The workflow's metadata, and over it the job's own."""
+    if not workflow.metadata and not given:
+        return {}
+    try:
+        metadata, _ = plain({**workflow.metadata, **(given or {})}, limit_bytes=METADATA_BYTES)
+    except NotJson as error:
+        raise InvalidInputs([Problem(error.path.replace("$", "$.metadata", 1), str(error))], "the metadata") from None
+    return metadata  # type: ignore[no-any-return]
+
+
+def payload_of(value: Any, path: str) -> tuple[Any, bytes]:
+    """A plain copy of a document that came with a verb, and its JSON. `InvalidInputs` with paths below `path`."""
+    try:
+        return plain(value, limit_bytes=limits.OUTPUT_BYTES)
+    except NotJson as error:
+        raise InvalidInputs([Problem(error.path.replace("$", path, 1), str(error))], "the payload") from None
+
+
+def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
+    """Each tag once, in order. `InvalidInputs` beyond the limits."""
+    given = (tags,) if isinstance(tags, str) else tuple(dict.fromkeys(tags))
+    if len(given) > MAX_TAGS or any(not isinstance(tag, str) or not 0 < len(tag) <= TAG_CHARACTERS for tag in given):
+        message = f"At most {MAX_TAGS} tags of 1 to {TAG_CHARACTERS} characters are allowed."
+        raise InvalidInputs([Problem("$.tags", message)], "the job")
+    return given
+
+
+def check_reason(reason: str | None) -> None:
+    """`ValueError` for a reason that is too long."""
+    if reason is not None and len(reason) > REASON_CHARACTERS:
+        raise ValueError(f"The reason has {len(reason)} characters; {REASON_CHARACTERS} are allowed.")
+
+
+def key_of(key: str | None) -> str | None:
+    """The key as it is. `InvalidInputs` beyond the limit."""
+    if key is not None and not 0 < len(key) <= KEY_CHARACTERS:
+        message = f"An idempotency key has 1 to {KEY_CHARACTERS} characters."
+        raise InvalidInputs([Problem("$.idempotency_key", message)], "the job")
+    return key
