@@ -1,6 +1,9 @@
 """What a step in a process costs: a call, a megabyte, the spare's first answer, and ending code that will not end.
 
 Run it with `python -m benchmarks.processes`; it starts no job manager, only the pool. The components stand here too.
+A call counts from `submit` to the answer in the coroutine that awaits it: encoding, both pipes, the component's checks
+of its input and output, and two turns of the event loop. Beside it stands what the machine makes of the same without
+any of ours, in turns with it: a frame of the same size to a process that sends it back, read by the event loop.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import itertools
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +30,9 @@ from openagents_json.components import reference_to
 from openagents_json.job.engine.processes import ProcessCall, ProcessPool, ProcessRun, groups
 
 CALLS = 2_000
+TURN = 100  # calls, then as many bare round trips
+FRAME_BYTES = 128
+ECHO = f"import os\nwhile data := os.read(0, {FRAME_BYTES}): os.write(1, data)"
 LARGE_CALLS = 100
 SPARES = 20
 KILLS = 40
@@ -113,15 +120,53 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _calls(pool: ProcessPool, is_quick: bool) -> list[Figure]:
-    """Calls of a warm process, one after the other."""
-    small = [await _seconds(pool, "noop") for _ in range(200 if is_quick else CALLS)]
+    """Calls of a warm process, one after the other; in between, bare round trips."""
+    small: list[float] = []
+    bare: list[float] = []
+    with _Echo() as echo:
+        for _ in range(2 if is_quick else CALLS // TURN):
+            small += [await _seconds(pool, "noop") for _ in range(TURN)]
+            bare += [await echo.seconds() for _ in range(TURN)]
     text = "x" * 1_000_000
     large = [await _seconds(pool, "length", text=text) for _ in range(10 if is_quick else LARGE_CALLS)]
     return [
         Figure("call of a warm process, median", 1e6 * statistics.median(small), "µs", at_most=100),
         Figure("… the fastest", 1e6 * min(small), "µs"),
+        Figure("… a bare round trip in between, median", 1e6 * statistics.median(bare), "µs"),
+        Figure("… the fastest", 1e6 * min(bare), "µs"),
         Figure("call with a 1 MB string, median", 1e3 * statistics.median(large), "ms", at_most=15),
     ]
+
+
+class _Echo:
+    """A process that sends back what it gets, and two pipes in the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._came: asyncio.Future[None] = self._loop.create_future()
+
+    def __enter__(self) -> _Echo:
+        self._program = subprocess.Popen([sys.executable, "-I", "-S", "-c", ECHO], stdin=-1, stdout=-1, bufsize=0)
+        assert self._program.stdin is not None and self._program.stdout is not None
+        self._to, self._from = self._program.stdin.fileno(), self._program.stdout.fileno()
+        self._loop.add_reader(self._from, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_reader(self._from)
+        self._program.communicate()
+
+    async def seconds(self) -> float:
+        """One round trip."""
+        begin = time.perf_counter()
+        self._came = self._loop.create_future()
+        os.write(self._to, bytes(FRAME_BYTES))
+        await self._came
+        return time.perf_counter() - begin
+
+    def _read(self) -> None:
+        os.read(self._from, FRAME_BYTES)
+        self._came.set_result(None)
 
 
 async def _spares(is_quick: bool) -> list[Figure]:

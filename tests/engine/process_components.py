@@ -269,6 +269,43 @@ def start_grandchildren(started: str, count: int) -> None:
 
 
 @registry.tool
+def start_daemon(started: str, then: str = "stay", has_environment: bool = True) -> None:
+    """A grandchild in a session of its own whose parent has ended, as daemons are made; its id stands in the file."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            note = Path(started).with_suffix(".new")
+            note.write_text(str(os.getpid()))
+            note.rename(started)
+            os.execve("/bin/sleep", ["sleep", "1000"], dict(os.environ) if has_environment else {})
+        os._exit(0)
+    os.waitpid(child, 0)
+    while not Path(started).exists():
+        time.sleep(0.001)
+    if then == "exit":
+        os._exit(0)
+    if then == "stay":
+        forever()
+
+
+@registry.tool
+def start_comet(started: str) -> None:
+    """A daemon that is another process whenever somebody looks: each forks the next one and ends."""
+    until_s = time.monotonic() + 30
+    if os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path(started).touch()
+        while time.monotonic() < until_s:
+            if os.fork():
+                os._exit(0)
+        os._exit(0)
+    forever()
+
+
+@registry.tool
 def leave_grandchild(started: str) -> None:
     """Return, or die, while a grandchild still has our output."""
     program = subprocess.Popen(["/bin/sleep", "1000"])
@@ -306,8 +343,8 @@ async def clean_up_async(started: str, ended: str) -> None:
 
 @registry.tool
 def finish_anyway(started: str) -> str:
-    Path(started).touch()
     try:
+        Path(started).touch()
         forever()
     except SystemExit:
         return "finished"

@@ -1,6 +1,7 @@
 """A program that runs a pool and is killed: `python -m tests.engine.process_parent <file>`.
 
-It writes `<its child's id> <the warden's id>` into the file once a call with grandchildren runs.
+It writes `<its child's id> <the warden's id> <a daemon's id>` into the file once a call with grandchildren runs, and
+one that has started a daemon.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ async def main(place: Path) -> None:
     run = pool.submit(call("start_grandchildren", started=str(started), count=3))
     while not started.exists():  # noqa: ASYNC110 (a file tells nobody)
         await asyncio.sleep(0.01)
-    place.with_suffix(".new").write_text(f"{run.pid} {pool.warden.pid}")
+    daemon = place.with_suffix(".daemon")
+    pool.submit(call("start_daemon", started=str(daemon)))
+    while not daemon.exists():  # noqa: ASYNC110 (a file tells nobody)
+        await asyncio.sleep(0.01)
+    place.with_suffix(".new").write_text(f"{run.pid} {pool.warden.pid} {daemon.read_text()}")
     place.with_suffix(".new").rename(place)
     await run.done
 

@@ -9,7 +9,9 @@ import pytest
 
 from openagents_json import JobManager
 from openagents_json.errors import InvalidTransition, JobNotFound
-from tests.engine.support import Bench, final, history, seen, types, until
+from tests.engine.support import Bench, final, history, on_every_store, seen, types, until
+
+pytestmark = on_every_store
 
 FINALLY = {"finally": [{"id": "after", "component": "note", "inputs": {"value": "{{ job.outcome }}"}}]}
 
@@ -166,9 +168,9 @@ async def test_cancelled_thread_that_does_not_end_is_abandoned_after_its_grace(b
     await bench.pass_time(1)
     assert await final(jobs, job_id) == "CANCELLED"
     status = await jobs.get_job_status(job_id)
-    assert (status["display_status"], status["abandoned"]) == ("CANCELLED (1 thread still runs)", 1)
+    assert (status["display_status"], status["abandoned"]) == ("CANCELLED (1 abandoned attempt still runs)", 1)
     [page] = (await jobs.list_jobs({"abandoned": 1})).jobs
-    assert page.display_status == "CANCELLED (1 thread still runs)"
+    assert page.display_status == "CANCELLED (1 abandoned attempt still runs)"
     gate.open()
     await gate.wait_left()
     await bench.until_async(lambda: jobs.get_summary(job_id), lambda summary: summary.abandoned == 0)

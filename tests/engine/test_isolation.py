@@ -14,6 +14,7 @@ import pytest
 from openagents_json import JobManager, JobStatus
 from openagents_json.clock import SystemClock
 from openagents_json.errors import InvalidDefinition
+from openagents_json.job.engine.processes import groups, proc
 from openagents_json.job.events import Event
 from openagents_json.workflow import MappingSecrets
 from tests.engine.leftovers import Mark, marked
@@ -34,7 +35,8 @@ def mark() -> Iterator[Mark]:
 def components(bench: Bench) -> None:
     bench.isolate(
         "echo", "hold", "tell_all", "fail", "fail_before", "die", "compute", "hold_the_interpreter", "ignore_sigterm",
-        "start_grandchildren", "clean_up", "clean_up_async", "finish_anyway", "wait_told",
+        "start_grandchildren", "start_daemon", "start_comet", "clean_up", "clean_up_async", "finish_anyway",
+        "wait_told",
     )  # fmt: skip
 
 
@@ -227,6 +229,8 @@ GENTLE = [
     ("process.ignore_sigterm", "kill", 3),
     ("process.hold_the_interpreter", "kill", 3),
     ("process.start_grandchildren", "terminate", 0),  # they ignore SIGTERM and die with their parent's group
+    ("process.start_daemon", "terminate", 0),  # it ignores SIGTERM, has left the group, and dies with its ancestor
+    ("process.start_comet", "terminate", 0),  # as that one, and each time that one looks it is another process
 ]
 
 
@@ -265,11 +269,18 @@ async def test_force_goes_to_the_last_rung_at_once(bench: Bench, mark: Mark, com
         job_id = await begin(bench, jobs, component)
         await jobs.cancel_job(job_id, force=True)
         assert await final(jobs, job_id) == "CANCELLED"
+        if component == "process.start_daemon":
+            assert not runs(int(bench.place("started").read_text()))
         [end] = await ends_of(jobs, job_id)
         expected = {"gate": "terminate", "polite_thread": "flag"}.get(component, "kill")
         assert (end.data["reason"], end.data["rung"], end.data["took_us"]) == ("force_cancelled", expected, 0)
         await no_step_runs(jobs)
     assert await mark.wait_gone() == []
+
+
+def runs(pid: int) -> bool:
+    found = proc.entry(pid)
+    return found is not None and found.runs
 
 
 async def no_step_runs(jobs: JobManager) -> None:
@@ -295,7 +306,7 @@ async def test_what_nothing_can_end_is_abandoned_and_said_so_until_it_ends(
         assert "rung" not in end.data, "no rung did it"
 
         status = await jobs.get_job_status(job_id)
-        assert (status["display_status"], status["abandoned"]) == ("CANCELLED (1 thread still runs)", 1)
+        assert (status["display_status"], status["abandoned"]) == ("CANCELLED (1 abandoned attempt still runs)", 1)
         assert [one.id for one in await jobs.list_jobs({"abandoned": 1})] == [job_id]
         health = await jobs.health()
         assert health["steps"] == 1, "its slot is taken"
@@ -402,6 +413,26 @@ def replace_by_quick_ones(bench: Bench) -> None:
         if component.startswith("process."):
             registry._components[component] = registry._components["quick"]
             registry._highest[component] = made
+
+
+@linux
+async def test_process_that_outlives_its_kill_does_not_keep_the_manager(
+    bench: Bench, mark: Mark, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that sits in the kernel: here no signal reaches its group."""
+    jobs = bench.manager(clock=SystemClock(), stop_timeout_s=1, shutdown_grace_s=0.4, kill_s=0.1)
+    await jobs.open()
+    job_id = await begin(bench, jobs, "process.ignore_sigterm")
+    with monkeypatch.context() as patch:
+        patch.setattr(groups, "send", lambda group, number: None)
+        async with asyncio.timeout(SAFETY_S):
+            await jobs.close()
+    assert any("do not end although they were killed" in message for message in caplog.messages)
+    async with bench.manager(worker=False) as jobs:
+        assert (await jobs.get_summary(job_id)).status == JobStatus.QUEUED
+        [end] = await ends_of(jobs, job_id)
+        assert (end.type, end.data["abandoned"]) == ("attempt.lost", True)
+    assert await mark.wait_gone() == [], "the warden has ended what was left"
 
 
 @linux

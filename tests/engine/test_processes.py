@@ -403,6 +403,41 @@ async def test_grandchild_of_a_process_that_exits_is_killed(bench: Bench, tmp_pa
     assert not runs(int(started.read_text()))
 
 
+@linux
+@pytest.mark.parametrize("how", ["kill", "terminate"])
+@pytest.mark.parametrize("has_environment", [True, False])
+async def test_daemon_of_a_component_is_gone_when_the_call_was_ended(
+    bench: Bench, tmp_path: Path, how: str, has_environment: bool
+) -> None:
+    """It has left the group, the session and its parent, and ignores SIGTERM."""
+    started = tmp_path / "started"
+    run = await bench.start("start_daemon", started, has_environment=has_environment)
+    daemon = int(started.read_text())
+    assert runs(daemon) and os.getpgid(daemon) != run.pid
+    getattr(run, how)()
+    assert await _code(run) == ("process.killed" if how == "kill" else "process.terminated")
+    assert not runs(daemon)
+
+
+@linux
+async def test_daemon_of_a_process_that_ended_by_itself_is_gone_too(bench: Bench, tmp_path: Path) -> None:
+    failure = await bench.failure("start_daemon", started=str(tmp_path / "started"), then="exit")
+    assert failure.code == "process.died"
+    assert not runs(int((tmp_path / "started").read_text()))
+
+
+@linux
+async def test_daemon_that_a_call_has_left_ends_with_its_process(tmp_path: Path) -> None:
+    """Until then it may serve further calls of the same process."""
+    started = tmp_path / "started"
+    async with own_bench(limit=1, calls_per_process=2) as bench:
+        await bench.call("start_daemon", started=str(started), then="return")
+        assert runs(int(started.read_text()))
+        await bench.call("noop")
+        await bench.call("noop")  # of the next process; the first one is gone, or this could not have begun
+        assert not runs(int(started.read_text()))
+
+
 async def test_call_that_waits_for_a_process_can_be_stopped(bench: Bench, tmp_path: Path) -> None:
     busy = [await bench.start("ignore_sigterm", tmp_path / f"started{number}") for number in range(2)]
     waiting = [bench.submit("echo", value=number) for number in range(3)]
@@ -463,6 +498,31 @@ async def test_close_ends_stuck_waiting_and_idle_calls(tmp_path: Path) -> None:
     await bench.pool.close()
 
 
+async def test_close_leaves_in_time_what_does_not_even_end_when_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a process that sits in the kernel: here SIGKILL does not reach it."""
+    bench = Bench(ProcessPool(limit=1))
+    stuck = await bench.start("ignore_sigterm", tmp_path / "started")
+    pid, files = stuck.pid, open_files()
+    assert pid is not None
+    real_kill = os.killpg
+
+    def refuse(group: int, number: int) -> None:
+        if number == 0:
+            real_kill(group, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refuse)
+        async with asyncio.timeout(5):  # by default it would wait for twelve seconds
+            await bench.pool.close(0.2)
+        assert await _code(stuck) == "process.closed"
+    assert bench.pool.pids == []
+    assert f"processes [{pid}] do not end although they were killed, and are left" in caplog.messages
+    await wait_until(lambda: not runs(pid))  # the warden has killed its group when the pool was closed
+    assert open_files() < files, "nothing of it is open or looked at any more"
+
+
 async def test_pool_that_was_never_used_starts_nothing() -> None:
     before = psutil.Process().children()
     pool = ProcessPool(limit=2)
@@ -487,7 +547,8 @@ async def test_nothing_is_left_of_a_parent_that_was_killed(tmp_path: Path) -> No
     parent = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220
     assert parent.stdout is not None
     await wait_until(lambda: place.exists() or parent.poll() is not None)
-    group, warden = map(int, place.read_text().split())
+    group, warden, daemon = map(int, place.read_text().split())
+    assert runs(daemon)
     assert sum(1 for _ in groups.members(group)) >= 4
     parent.kill()
     assert parent.wait() == -signal.SIGKILL
@@ -495,3 +556,4 @@ async def test_nothing_is_left_of_a_parent_that_was_killed(tmp_path: Path) -> No
     parent.stdout.close()
     await wait_until(lambda: not [state for _, state in groups.members(group) if state not in "ZX"])
     await wait_until(lambda: not runs(warden))
+    assert not runs(daemon)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
 import pytest
 
 from openagents_json import JobManager
+from openagents_json.clock import SystemClock
+from openagents_json.components import capability
 from tests.engine.support import SAFETY_S, Bench, final, history, types, written
 
 TIMES: dict[str, Any] = {"stop_timeout_s": 5, "shutdown_grace_s": 2}
@@ -134,6 +137,76 @@ async def test_jobs_in_a_secret_provider_that_never_answers_do_not_keep_the_mana
     assert await close(bench, jobs, 6) <= 6.2
     async with bench.manager(worker=False) as jobs:
         assert (await jobs.get_summary(job_id)).status == "QUEUED"
+
+
+async def test_secret_provider_that_swallows_its_cancellation_does_not_keep_the_manager(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deaf:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def get(self, name: str) -> str:
+            self.asked.set()
+            while not self.go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.go.wait()
+            return ""
+
+    provider = Deaf()
+    jobs = bench.manager(secrets=provider, **TIMES)
+    await jobs.open()
+    job_id = await jobs.create_job(bench.one("note", inputs={"value": "{{ secrets.KEY }}"}), start=True)
+    await provider.asked.wait()
+    assert await close(bench, jobs, 6) <= 6.2
+    assert "secrets of s does not end and is left" in caplog.messages
+    provider.go.set()
+    async with bench.manager() as jobs:
+        assert await final(jobs, job_id) == "FAILED", "the job goes on, and here the secret is missing"
+
+
+async def test_agents_that_never_close_do_not_keep_the_manager(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """One swallows its cancellation, one blocks its thread; a third one is still closed."""
+    registry, go, closed = bench.components.registry, threading.Event(), asyncio.Event()
+
+    @registry.agent("polite")
+    class Polite:
+        @capability
+        async def run(self) -> None: ...
+
+        async def close(self) -> None:
+            closed.set()
+
+    @registry.agent("deaf")
+    class Deaf:
+        @capability
+        async def run(self) -> None: ...
+
+        async def close(self) -> None:
+            while not go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+
+    @registry.agent("blocking")
+    class Blocking:
+        @capability
+        def run(self) -> None: ...
+
+        def close(self) -> None:
+            go.wait()
+
+    jobs = bench.manager(clock=SystemClock(), stop_timeout_s=0.3)
+    await jobs.open()
+    names = ("polite", "deaf", "blocking")
+    flow = bench.workflow(*({"id": name, "component": f"{name}.run"} for name in names))
+    assert await final(jobs, await jobs.create_job(flow, start=True)) == "COMPLETED"
+    try:
+        async with asyncio.timeout(SAFETY_S):
+            await jobs.close()
+    finally:
+        go.set()
+    assert closed.is_set()
+    for name in ("deaf", "blocking"):
+        assert f"Agent {name!r} 1.0.0 did not close cleanly." in caplog.messages
 
 
 async def test_no_thread_of_the_store_outlives_the_manager(bench: Bench) -> None:

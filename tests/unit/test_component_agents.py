@@ -1,6 +1,7 @@
 """Agent objects: made once per worker at first use, set up, closed in reverse order."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -243,6 +244,53 @@ async def test_close_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) ->
     await prepared(registry, "stuck.run", instances)()
     await instances.close(timeout_s=0)
     assert caplog.messages == ["Agent 'stuck' 1.0.0 did not close cleanly."]
+
+
+async def test_close_that_is_deaf_or_blocks_its_thread_takes_its_share_of_the_time_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry, instances = ComponentRegistry(), AgentInstances()
+    go, closed, deaf_go = threading.Event(), [], asyncio.Event()
+
+    @registry.agent("deaf")
+    class Deaf:
+        @capability
+        async def run(self) -> None: ...
+
+        async def close(self) -> None:
+            while not deaf_go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await deaf_go.wait()
+
+    @registry.agent("blocking")
+    class Blocking:
+        @capability
+        def run(self) -> None: ...
+
+        def close(self) -> None:
+            go.wait(10)
+
+    @registry.agent("exits")
+    class Exits:
+        @capability
+        async def run(self) -> None: ...
+
+        def close(self) -> None:
+            closed.append(threading.get_ident())
+            raise SystemExit(3)
+
+    await prepared(registry, "exits.run", instances)()
+    await prepared(registry, "deaf.run", instances)()
+    await asyncio.to_thread(prepared(registry, "blocking.run", instances))
+    async with asyncio.timeout(5):
+        await instances.close(timeout_s=0.1)
+    errors = {
+        record.getMessage().split("'")[1]: type(record.exc_info[1]) for record in caplog.records if record.exc_info
+    }
+    assert errors == {"deaf": TimeoutError, "blocking": TimeoutError, "exits": RuntimeError}
+    assert closed == [threading.get_ident()], "made in the event loop's thread, closed there"
+    go.set()
+    deaf_go.set()
 
 
 async def test_setup_asked_for_by_a_thread_ends_when_the_worker_closes() -> None:

@@ -4,7 +4,8 @@ An agent class may have two hooks, each `def` or `async def`, without parameters
 
 - `setup` runs once after `__init__`, before the first call. If it (or `__init__`) raises, the attempt that needed the
   agent fails with that error and the next use tries again with a new object.
-- `close` runs once, when the worker ends, if `setup` succeeded.
+- `close` runs once, when the worker ends, if `setup` succeeded; where the object was made: in the event loop, or in a
+  thread (a new one). How long it may take, the worker's `stop_timeout_s` says.
 
 Open network clients and the like in an `async def setup`: it runs in the worker's event loop, which a slow `__init__`
 would block.
@@ -16,7 +17,8 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,7 @@ from openagents_json.errors import InvalidComponent
 
 HOOKS = ("setup", "close")
 CLOSE_S = 10.0
+_CANCEL_S = 0.02  # what each gets at least, to begin and to take note of being cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +50,11 @@ class AgentInstances:
     """The agent objects of one worker. Make it inside the worker's event loop: async setups run there."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the three below; never held while user code runs
+        self._lock = threading.Lock()  # guards the five below; never held while user code runs
         # Agents that are ready, in order of creation. Written when setup has ended; read without the lock by `ready`.
         self._ready: dict[Agent, Any] = {}
+        self._in_threads: set[Agent] = set()  # those of them that were made in another thread than ours
+        self._thread = threading.get_ident()  # ours: the event loop's
         # Agents being made, by their first user; the others wait for the future. A failed one leaves, to be tried anew.
         self._coming: dict[Agent, Future[Any]] = {}
         self._closed = False  # set by close; nothing becomes ready afterwards
@@ -95,20 +100,25 @@ class AgentInstances:
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Close all agents, the youngest first. Call it when no component runs any more; a second call does nothing.
 
-        Setups that still run are cancelled. Errors are logged, not raised; an async `close` that takes longer than
-        `timeout_s` is cancelled.
+        Setups that still run are cancelled. Errors are logged, not raised. `timeout_s` is for all: each `close` gets
+        its share of what is left; one that takes longer is cancelled and left, whatever it does then. Only a sync
+        `close` in the event loop cannot be left.
         """
+        until_s = time.monotonic() + timeout_s
         with self._lock:
             self._closed = True
         setups = list(self._setups)
         for setup in setups:
             setup.cancel()
-        await asyncio.gather(*setups, return_exceptions=True)
+        if setups:
+            await asyncio.wait(setups, timeout=max(timeout_s / 2, _CANCEL_S))
         with self._lock:
             instances = list(self._ready.items())
             self._ready = {}
-        for agent, instance in reversed(instances):
-            await _close(agent, instance, timeout_s)
+        while instances:
+            share_s = max(until_s - time.monotonic(), 0.0) / len(instances)
+            agent, instance = instances.pop()
+            await _close(agent, instance, share_s, in_thread=agent in self._in_threads)
 
     # ── making one ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,6 +176,8 @@ class AgentInstances:
 
     def _made(self, agent: Agent, future: Future[Any], instance: Any) -> None:
         with self._lock:
+            if threading.get_ident() != self._thread:
+                self._in_threads.add(agent)
             self._ready[agent] = instance
         future.set_result(instance)
 
@@ -175,17 +187,53 @@ class AgentInstances:
         future.set_exception(error)
 
 
-async def _close(agent: Agent, instance: Any, timeout_s: float) -> None:
+async def _close(agent: Agent, instance: Any, timeout_s: float, *, in_thread: bool) -> None:
     close = getattr(instance, "close", None)
     if close is None:
         return
+    closing = asyncio.get_running_loop().create_task(_await_closed(close, in_thread), name=f"close of {agent.name}")
+    await asyncio.wait([closing], timeout=max(timeout_s, _CANCEL_S))
+    error: BaseException | None = None
+    if not closing.done():
+        closing.cancel()
+        closing.add_done_callback(_ignore)
+        error = TimeoutError(f"It took longer than its {timeout_s:.3g} s, and is left.")
+    elif not closing.cancelled():
+        error = closing.exception()
+    if error is not None or closing.cancelled():
+        _log.error("Agent %r %s did not close cleanly.", agent.name, agent.version, exc_info=error)
+
+
+async def _await_closed(close: Callable[[], Any], in_thread: bool) -> None:
     try:
-        closing = close()
+        closing = await _in_daemon(close) if in_thread and not inspect.iscoroutinefunction(close) else close()
         if inspect.isawaitable(closing):
-            async with asyncio.timeout(timeout_s):
-                await closing
-    except Exception:
-        _log.exception("Agent %r %s did not close cleanly.", agent.name, agent.version)
+            await closing
+    except SystemExit as error:  # asyncio would let it end the program
+        raise RuntimeError(f"Its close called exit({error.code!r}).") from None
+
+
+def _in_daemon(call: Callable[[], Any]) -> asyncio.Future[Any]:
+    """What a call gives in a thread that nobody has to wait for."""
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            value = call()
+        except BaseException as error:
+            result.set_exception(error)
+        else:
+            result.set_result(value)
+
+    result.set_running_or_notify_cancel()
+    threading.Thread(target=run, name="openagents-close", daemon=True).start()
+    return asyncio.wrap_future(result)
+
+
+def _ignore(closing: asyncio.Task[None]) -> None:
+    """What a `close` that was left gives at last, nobody wants to know; asyncio shall not complain."""
+    if not closing.cancelled():
+        closing.exception()
 
 
 def _in_loop() -> bool:

@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
@@ -32,6 +33,7 @@ from openagents_json.components import (
     call_in_loop,
 )
 from openagents_json.errors import FatalError, StepFailure
+from openagents_json.job.engine.processes import descendants
 from openagents_json.job.engine.processes.crossing import to_data, traceback_of
 from openagents_json.job.engine.processes.frames import CALL_BYTES, Call, ErrorData, Failure, FrameReader, Ready, Result
 from openagents_json.job.engine.processes.rlimits import limited
@@ -40,7 +42,9 @@ from openagents_json.job.engine.processes.termination import EXIT_CODE, Terminat
 
 MAIN = "__mp_main__"  # what multiprocessing calls the parent's script in a child; libraries know the name
 CLOSE_AGENTS_S = 5.0
+ESCAPED_S = 1.0  # what killed processes get to be gone before we go
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 # True while the parent's script is being run: if it then asks for processes itself, it has no `__main__` guard.
 is_importing_main = False
@@ -79,6 +83,8 @@ class Child:
         self._loop = asyncio.new_event_loop()
         self._instances = self._loop.run_until_complete(_make_instances())
         self._number = 0  # of the running or last call
+        self._reference: Reference | None = None  # the component of the running or last call …
+        self._component: Component | None = None  # … and what it stands for, once that is known
         self._log_sender = LogSender(self._speaker, lambda: self._number)
 
     def prepare(self, components: list[Reference]) -> None:
@@ -104,9 +110,8 @@ class Child:
             self._answer(call)
             if self._termination.is_asked:
                 break
-            # Components may have changed them. Now, while the parent is busy with the answer, this costs no time.
+            # Components may have changed it. Now, while the parent is busy with the answer, this costs no time.
             self._termination.listen()
-            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         self._exit()
 
     def forget(self) -> None:
@@ -129,9 +134,7 @@ class Child:
             reply = Result(call.number, self._make(call))
         except BaseException as error:
             reply = self._failure(call, error)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # a component may have closed or replaced it
-                stream.flush()
+        _flush()
         self._speaker.send(reply)
 
     def _make(self, call: Call) -> Any:
@@ -164,12 +167,16 @@ class Child:
             self._termination.hold()
 
     def _find(self, call: Call) -> Component:
-        reference = call.component
-        try:
-            return self._rebuilder.component(reference)
-        except Exception as error:
-            message = f"The process cannot import {reference.qualname} of {reference.module}: {error}"
-            raise FatalError("process.import", message) from error
+        if call.component is not None:
+            self._reference, self._component = call.component, None
+        if self._component is None:
+            assert self._reference is not None, "the first call of a process names its component"
+            try:
+                self._component = self._rebuilder.component(self._reference)
+            except Exception as error:
+                message = f"The process cannot import {self._reference.qualname} of {self._reference.module}: {error}"
+                raise FatalError("process.import", message) from error
+        return self._component
 
     def _run(self, ready: Callable[[], Any], component: Component, context: StepContext) -> Any:
         if component.is_async:
@@ -229,10 +236,22 @@ async def _make_instances() -> AgentInstances:
 
 
 def _exit_now(code: int, *_: object) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    _flush()
+    # The parent kills our group; what has left it, only we can find. We are gone when it is.
+    escaped = descendants.kill_escaped(os.getpid())
+    until_s = time.monotonic() + ESCAPED_S
+    while any(one.still_runs() for one in escaped) and time.monotonic() < until_s:
+        time.sleep(0.001)
     os._exit(code)
+
+
+def _flush() -> None:
+    """What was printed is in the pipes afterwards."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            continue
 
 
 def _import_main(main: Mapping[str, str]) -> None:
@@ -263,6 +282,8 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans below us stay below us, where they can be found
     if os.getppid() != parent:  # it has died before we asked
         os._exit(EXIT_CODE)

@@ -42,7 +42,7 @@ class Call(_Frame, tag="call"):
     """Make this call. `number` counts the calls of one process from 1 and stands in everything that belongs to it."""
 
     number: int
-    component: Reference
+    component: Reference | None  # None: that of the call before, as it nearly always is
     inputs: dict[str, Any]
     job_id: str
     workflow_id: str

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-WAITS_S = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, *[0.03] * 160)  # about five seconds
-LOOKED_AT_AFTER = 3  # waits; then it is worth finding out whether only zombies are left
+from openagents_json.job.engine.processes import proc
+
+WAITS_S = (0.0, 0.001, 0.001, 0.002, *[0.004] * 1_250)  # about five seconds
+LOOKED_AT_AFTER = 3  # waits; then it is worth finding out who is left, and whether only zombies are
 
 
 def send(group: int, number: signal.Signals) -> None:
@@ -23,41 +25,39 @@ def send(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-async def wait_empty(group: int) -> bool:
-    """True when nothing of a killed group runs any more; False if something still does after some seconds.
+async def wait_gone(group: int, others: Sequence[proc.Entry] = ()) -> bool:
+    """True when nothing of a killed group, nor of the other processes that were killed, runs any more; False if
+    something still does after some seconds.
 
-    Nobody can leave by forking: the kernel refuses a fork while a SIGKILL is pending, so one signal to the group gets
-    all of it. What has ended stays visible until its parent waits for it, and in a container that may be never; so
-    zombies count as gone.
+    Nobody can leave the group by forking: the kernel refuses a fork while a SIGKILL is pending, so one signal gets all
+    of it, and who is seen later was there before. What has ended stays visible until its parent waits for it, and in a
+    container that may be never; so zombies count as gone.
     """
+    left: list[proc.Entry] | None = None
     for tries, wait_s in enumerate(WAITS_S):
-        if _is_empty(group) or (tries >= LOOKED_AT_AFTER and _only_zombies(group)):
-            return True
+        if left is None and tries >= LOOKED_AT_AFTER:
+            left = [one for one in proc.entries() if one.group == group]
+        if left is None or not _can_be_seen():
+            if _is_empty(group) and not any(one.still_runs() for one in others):
+                return True
+        else:
+            left = [one for one in left if one.still_runs()]
+            if not left and not any(one.still_runs() for one in others):
+                return True
         await asyncio.sleep(wait_s)
     return False
 
 
 def members(group: int) -> Iterator[tuple[int, str]]:
     """Processes of a group as (id, state letter). Linux; elsewhere there are none to be seen."""
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        fields = _fields(place)
-        if len(fields) > 2 and fields[2] == str(group):
-            yield int(place.parent.name), fields[0]
+    return ((one.pid, one.state) for one in proc.entries() if one.group == group)
 
 
 def started_at(process: int) -> str:
     """When a process began, in the kernel's ticks since boot: with its id, a name that is never used twice. Empty
     where that is not told."""
-    fields = _fields(Path(f"/proc/{process}/stat"))
-    return fields[19] if len(fields) > 19 else ""
-
-
-def _fields(place: Path) -> list[str]:
-    """The fields of a stat file from the state on: the name before it may contain anything."""
-    try:
-        return place.read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
+    found = proc.entry(process)
+    return "" if found is None else found.started
 
 
 def _is_empty(group: int) -> bool:
@@ -70,5 +70,5 @@ def _is_empty(group: int) -> bool:
     return False
 
 
-def _only_zombies(group: int) -> bool:
-    return Path("/proc/self/stat").exists() and all(state in "ZX" for _, state in members(group))
+def _can_be_seen() -> bool:
+    return Path("/proc/self/stat").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
 import sys
 from collections import deque
 
@@ -18,6 +20,7 @@ logger = logging.getLogger("openagents_json.worker")
 COMPONENTS_KEPT = 64  # that a new process prepares for in advance
 CLOSE_S = 2.0
 KILL_WAIT_S = 10.0  # a killed process that is not gone then sits in the kernel; closing does not wait for it
+LEAST_S = 0.1  # what a killed process gets to be gone, however little time is left for closing
 
 
 class ProcessPool:
@@ -30,7 +33,10 @@ class ProcessPool:
 
     def __init__(self, *, limit: int, calls_per_process: int = 1_000, idle_s: float = 60.0) -> None:
         self.loop = asyncio.get_running_loop()
-        self.warden = Warden(self.loop)
+        # The name of a variable in the environment of all that is started here: so what gets away is found.
+        self.mark = f"OPENAGENTS_PROCESS_{os.urandom(8).hex()}"
+        self._numbers = itertools.count(1)  # of the processes: the variable's value
+        self.warden = Warden(self.loop, self.mark)
         self._limit = limit
         self._calls_per_process = calls_per_process
         self._idle_s = idle_s
@@ -39,6 +45,7 @@ class ProcessPool:
         self._idle: list[Process] = []
         self._waiting: deque[ProcessRun] = deque()  # calls without a process; empty unless the limit is reached
         self._components: dict[Reference, None] = {}  # what calls used, the latest last
+        self._latest: Reference | None = None  # the last of these
         self._idle_timer: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
         self._all_gone.set()
@@ -82,9 +89,12 @@ class ProcessPool:
         """The run does not want a process any more."""
         self._waiting.remove(run)
 
-    async def close(self) -> None:
+    async def close(self, timeout_s: float = CLOSE_S + KILL_WAIT_S) -> None:
         """End everything: calls fail, idle processes may close their agents, and what is left is killed. It returns
-        when all are gone, after some seconds at most. A second call waits for the same."""
+        when all are gone, after `timeout_s` at most: what was killed and sits in the kernel then is logged and left. A
+        second call waits for the same."""
+        retire_s = min(CLOSE_S, timeout_s / 2)
+        until_s = self.loop.time() + timeout_s
         self._is_closed = True
         while self._waiting:
             self._waiting.popleft().fail(closed())
@@ -92,12 +102,14 @@ class ProcessPool:
             self._idle_timer.cancel()
         for process in list(self._processes):
             if process.run is None:
-                process.retire(CLOSE_S)
+                process.retire(retire_s)
             else:
                 process.run.kill()
-        if not await self._wait_gone(CLOSE_S + KILL_WAIT_S):
-            logger.error("processes %s cannot be ended", self.pids)
-        await self.warden.close()
+        if not await self._wait_gone(max(timeout_s, LEAST_S)):
+            logger.error("processes %s do not end although they were killed, and are left", self.pids)
+            for process in list(self._processes):
+                process.leave()
+        await self.warden.close(until_s - self.loop.time())
 
     # ── what processes tell ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,7 +154,7 @@ class ProcessPool:
             self._keep_spare()
 
     def _start(self) -> Process:
-        process = Process(self, list(self._components))
+        process = Process(self, list(self._components), f"{self.mark}={next(self._numbers)}")
         self._processes.add(process)
         self._all_gone.clear()
         return process
@@ -156,6 +168,9 @@ class ProcessPool:
             logger.warning("no spare process could be started: %s", error)
 
     def _remember(self, component: Reference) -> None:
+        if component == self._latest:
+            return
+        self._latest = component
         self._components.pop(component, None)
         self._components[component] = None
         if len(self._components) > COMPONENTS_KEPT:

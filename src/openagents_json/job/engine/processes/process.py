@@ -10,20 +10,23 @@ import asyncio
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openagents_json.components import Reference, Resource
-from openagents_json.job.engine.processes import frames, groups
+from openagents_json.job.engine.processes import descendants, frames, groups, proc
 from openagents_json.job.engine.processes.crossing import from_data, to_data
-from openagents_json.job.engine.processes.ending import garbage, how_it_ended
+from openagents_json.job.engine.processes.ending import closed, garbage, how_it_ended
 from openagents_json.job.engine.processes.pipes import Inlet, Outlet, make_pipe
 from openagents_json.job.engine.processes.run import Output, ProcessRun
+from openagents_json.job.engine.processes.termination import EXIT_CODE
 
 if TYPE_CHECKING:
     from openagents_json.job.engine.processes.pool import ProcessPool
@@ -50,16 +53,19 @@ main(setup, calls, control, replies)
 class Process:
     """One subprocess. Made by the pool, which hears of it: `process_free`, `process_ending`, `process_gone`."""
 
-    def __init__(self, pool: ProcessPool, components: list[Reference]) -> None:
-        """Start it. `OSError` if the system refuses."""
+    def __init__(self, pool: ProcessPool, components: list[Reference], mark: str) -> None:
+        """Start it, with `mark` (`NAME=text`) in its environment. `OSError` if the system refuses."""
         self._pool = pool
+        self._mark = mark  # what it starts inherits it
         self._loop = pool.loop
         self.is_ready = False  # it has imported everything; it takes calls before that too
         self.is_ending = False  # it gets no further call
         self.idle_since = 0.0  # loop time; the pool's
         self.calls = 0  # so far; the number of the last one
         self.run: ProcessRun | None = None  # the call that it has; None: idle, or ending
+        self._component: Reference | None = None  # of the last call; the next one does not name it again
         self._burial: asyncio.Task[None] | None = None
+        self._escaped: list[proc.Entry] | None = None  # what had left its group and was killed with it; None: not yet
         self._retire_timer: asyncio.TimerHandle | None = None
         self._reader: frames.FrameReader[frames.Reply] = frames.FrameReader(frames.Reply, frames.REPLY_BYTES)
         self._start(components)
@@ -78,6 +84,7 @@ class Process:
                 stdout=out_w,
                 stderr=err_w,
                 pass_fds=(call_r, control_r, reply_w),
+                env=os.environ | dict([self._mark.split("=")]),
                 start_new_session=True,
             )
         except BaseException:
@@ -96,6 +103,10 @@ class Process:
             Inlet(self._loop, out_r, lambda chunk: self._printed("stdout", chunk)),
             Inlet(self._loop, err_r, lambda chunk: self._printed("stderr", chunk)),
         )
+        # Asks both whether something is there. A number that was closed meanwhile makes it say yes too often.
+        self._printing = select.poll()
+        self._printing.register(out_r, select.POLLIN)
+        self._printing.register(err_r, select.POLLIN)
         self._watch_end()
 
     # ── what the pool and the runs ask for ────────────────────────────────────────────────────────────────────────
@@ -105,9 +116,11 @@ class Process:
         self.calls += 1
         self.run = run
         call = run.call
+        component = None if call.component == self._component else call.component
+        self._component = call.component
         frame = frames.Call(
             self.calls,
-            call.component,
+            component,
             dict(call.inputs),
             call.job_id,
             call.workflow_id,
@@ -126,9 +139,14 @@ class Process:
         self._control.write(frames.to_bytes(frames.Tell(self.calls, reason)))
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the whole group, if its leader has not been waited for; its number may be another's afterwards."""
+        """Signal the whole group, if its leader has not been waited for; its number may be another's afterwards.
+        SIGKILL reaches also what has left the group."""
         self._end_use()
-        if self._program.returncode is None:
+        if self._program.returncode is not None:
+            return
+        if number == signal.SIGKILL and self._escaped is None:
+            self._escaped = descendants.kill_all(self.pid)
+        else:
             groups.send(self.pid, number)
 
     def retire(self, timeout_s: float = RETIRE_S) -> None:
@@ -137,6 +155,15 @@ class Process:
         self._call_outlet.close()
         if self._retire_timer is None and self._burial is None:
             self._retire_timer = self._loop.call_later(timeout_s, self.signal, signal.SIGKILL)
+
+    def leave(self) -> None:
+        """Think no more of it: it was killed, has not ended, and nobody waits any longer."""
+        if self._burial is not None:
+            self._burial.cancel()
+        self._stop_watching()
+        # Whenever it ends, it does not stay a zombie of ours.
+        threading.Thread(target=self._program.wait, name=f"openagents-reaper-{self.pid}", daemon=True).start()
+        self._put_away(None)
 
     def _end_use(self) -> None:
         if not self.is_ending:
@@ -199,8 +226,9 @@ class Process:
             self.run.give_output(stream, chunk)
 
     def _answered(self, run: ProcessRun, frame: frames.Result | frames.Failure) -> None:
-        for inlet in self._outputs:
-            inlet.drain()  # it was flushed before the answer was sent
+        if self._printing.poll(0):  # it was flushed before the answer was sent
+            for inlet in self._outputs:
+                inlet.drain()
         if isinstance(frame, frames.Result):
             run.outcome = run.succeeded(frame.output)
         else:
@@ -219,6 +247,7 @@ class Process:
 
     def _watch_end(self) -> None:
         self._pidfd = -1
+        self._poll_timer: asyncio.TimerHandle | None = None
         if sys.platform == "linux":
             try:
                 self._pidfd = os.pidfd_open(self.pid)
@@ -227,13 +256,21 @@ class Process:
         if self._pidfd >= 0:
             self._loop.add_reader(self._pidfd, self._ended)
         else:
-            self._loop.call_later(_POLL_S, self._poll_end)
+            self._poll_timer = self._loop.call_later(_POLL_S, self._poll_end)
 
     def _poll_end(self) -> None:
         if self._has_ended():
             self._ended()
         else:
-            self._loop.call_later(_POLL_S, self._poll_end)
+            self._poll_timer = self._loop.call_later(_POLL_S, self._poll_end)
+
+    def _stop_watching(self) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     def _has_ended(self) -> bool:
         if not hasattr(os, "waitid"):
@@ -244,10 +281,7 @@ class Process:
             return True
 
     def _ended(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        self._stop_watching()
         self._end_use()
         self._burial = self._loop.create_task(self._bury(), name=f"burial of process {self.pid}")
 
@@ -256,8 +290,20 @@ class Process:
         ours, and the pipes are read to their end when nobody is left to write into them."""
         groups.send(self.pid, signal.SIGKILL)
         code = self._program.wait()
-        if not await groups.wait_empty(self.pid):
+        if self._escaped is None and not self._left_in_order(code):
+            self._escaped = descendants.kill_marked(self._mark)
+        if not await groups.wait_gone(self.pid, self._escaped or ()):
             logger.error("processes of group %s survive SIGKILL and are given up", self.pid)
+        self._put_away(code)
+
+    def _left_in_order(self, code: int) -> bool:
+        """Whether it ran to the end of its program, which kills what has left its group."""
+        if self.run is None:
+            return code == 0
+        return code in (0, EXIT_CODE) and (self.run.outcome is not None or self.run.is_terminated)
+
+    def _put_away(self, code: int | None) -> None:
+        """Nothing of it is left, or nobody looks at it any more (without a code)."""
         for inlet in (self._replies, *self._outputs):
             inlet.drain()
             inlet.close()
@@ -265,11 +311,12 @@ class Process:
         self._control.close()
         if self._retire_timer is not None:
             self._retire_timer.cancel()
-        self._pool.warden.forget(self.pid)
+        if code is not None:
+            self._pool.warden.forget(self.pid)
         run, self.run = self.run, None
         if run is not None:
             if run.outcome is None:
-                run.outcome = how_it_ended(code, run)
+                run.outcome = closed() if code is None else how_it_ended(code, run)
             run.resolve()
         self._pool.process_gone(self)
 

@@ -11,10 +11,14 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 EXIT_CODE = 128 + signal.SIGTERM
+_DEFAULT = int(signal.SIG_DFL)
+# `signal.signal` without the enums that it looks up for its answer, which take longer than the system call.
+_install: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 class Terminated(SystemExit):
@@ -33,8 +37,11 @@ class Termination:
         self._main = threading.get_ident()
 
     def listen(self) -> None:
-        """Install the handler. After each call again, since a component may have installed another."""
-        signal.signal(signal.SIGTERM, self._handle)
+        """Install the handler, and let a CPU limit end the process. After each call again, since a component may have
+        changed either."""
+        _install(signal.SIGTERM, self._handle)
+        if hasattr(signal, "SIGXCPU"):
+            _install(signal.SIGXCPU, _DEFAULT)
 
     def hold(self) -> None:
         """From here on the signal waits. Another thread may call it too, which never sees the signal anyway."""

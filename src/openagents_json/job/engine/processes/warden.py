@@ -21,13 +21,15 @@ logger = logging.getLogger("openagents_json.worker")
 _PROGRAM = str(Path(__file__).with_name("warden_program.py"))
 CLOSE_S = 2.0
 _POLL_S = 0.002
+LEAST_POLLS = 50  # it needs a moment to end, however little time is left for closing
 
 
 class Warden:
     """Told of each process group; starts at the first one, and again if somebody kills it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, mark: str) -> None:
         self._loop = loop
+        self._mark = mark  # the variable that all of the pool's processes inherit
         self._groups: dict[int, str] = {}  # those that exist, and when their leader began
         self._program: subprocess.Popen[bytes] | None = None
         self._outlet: Outlet | None = None
@@ -47,14 +49,15 @@ class Warden:
         if self._groups.pop(group, None) is not None:
             self._say(f"-{group}\n")
 
-    async def close(self) -> None:
-        """End the program. Call it when no group is left: it would be killed."""
+    async def close(self, timeout_s: float = CLOSE_S) -> None:
+        """End the program. Call it when no group is left, or to have killed what is left; after `timeout_s` it is
+        killed itself."""
         program, self._program = self._program, None
         if program is None:
             return
         if self._outlet is not None:
             self._outlet.close()
-        for _ in range(int(CLOSE_S / _POLL_S)):
+        for _ in range(max(int(min(timeout_s, CLOSE_S) / _POLL_S), LEAST_POLLS)):
             if program.poll() is not None:
                 return
             await asyncio.sleep(_POLL_S)
@@ -77,7 +80,7 @@ class Warden:
         read, write = make_pipe()
         try:
             self._program = subprocess.Popen(
-                [sys.executable, "-I", "-S", _PROGRAM, str(os.getpid())],
+                [sys.executable, "-I", "-S", _PROGRAM, str(os.getpid()), self._mark],
                 stdin=read,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -2,7 +2,8 @@
 
 A program of its own, started with `python -I -S`; so it imports nothing of this package. Lines on its standard input
 say what there is to guard: `+<group> <start time of its leader>` and `-<group>`. When the parent has died, or closes
-the pipe, every group that is still on the list is killed.
+the pipe, every group that is still on the list is killed, and whatever has left its group: the environment holds the
+mark that its arguments name.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ import signal
 import sys
 
 LINE_BYTES = 64 * 1024
+ROUNDS = 50  # of looking for more that has left its group
+ENVIRONMENT_BYTES = 256 * 1024  # of a process, looked through for the mark
 
 
 def main() -> None:
@@ -35,6 +38,8 @@ def main() -> None:
             break
     for group, started_at in groups.items():
         _kill(group, started_at)
+    if groups and os.path.isdir("/proc"):  # noqa: PTH112 (slow to import)
+        _kill_marked(f"{sys.argv[2]}=".encode())
 
 
 def _watch_parent(parent: int) -> int | None:
@@ -68,6 +73,27 @@ def _kill(group: int, started_at: str) -> None:
         pass  # the leader is gone: then the number is the group's, or nobody's
     with contextlib.suppress(OSError):
         os.killpg(group, signal.SIGKILL)
+
+
+def _kill_marked(mark: bytes) -> None:
+    """What is killed may fork until then, so this looks again until nothing new is found."""
+    known: set[int] = set()
+    for _ in range(ROUNDS):
+        found = {int(name) for name in os.listdir("/proc") if name.isdigit() and _carries(name, mark)} - known  # noqa: PTH208
+        for process in found:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        if not found:
+            return
+        known |= found
+
+
+def _carries(process: str, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{process}/environ", "rb") as environment:  # noqa: PTH123 (slow to import)
+            return any(entry.startswith(mark) for entry in environment.read(ENVIRONMENT_BYTES).split(b"\0"))
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":
