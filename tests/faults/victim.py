@@ -1,12 +1,12 @@
 """A process to be killed: it accepts jobs, runs them, and writes down every effect before it tells anybody.
 
-    python -m tests.faults.victim FOLDER JOBS [stay]
+    python -m tests.faults.victim FOLDER JOBS [stay] [file]
 
 The client in it creates job after job, each with an idempotency key of its own, and writes an id down (and syncs) when
 `create_job` has returned it. Started again, it asks for those again whose ids it had not written down: it cannot know
 whether they were accepted. The components write a line (and sync) before they return. All lines go to files that only
 grow; a line that a kill has cut short was never finished and does not count. With `stay` the process does not end
-by itself.
+by itself; with `file` the jobs are in a file store that is compacted often, else in SQLite.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openagents_json import JobManager, OpenAgentsApp, RetryableError, StepContext
+from openagents_json import FileJobStore, JobManager, OpenAgentsApp, RetryableError, SqliteJobStore, StepContext
 from tests.faults.checker import Effect
 
-STORE, EFFECTS, ACCEPTED = "jobs.db", "effects.jsonl", "accepted.jsonl"
+STORE, FILE_STORE, EFFECTS, ACCEPTED = "jobs.db", "jobs", "effects.jsonl", "accepted.jsonl"
+COMPACT_BYTES = 300_000  # of the file store
 MAX_JOBS, MAX_STEPS = 6, 8
 ITEMS = 5
 EFFECTS_PER_JOB = 3 + 2 * ITEMS + 2 + 1  # of a job that nothing happens to
@@ -98,8 +99,16 @@ def read_accepted(folder: Path) -> dict[int, str]:
 # ── the process ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make_app(folder: Path) -> OpenAgentsApp:
-    app = OpenAgentsApp(f"sqlite:///{folder / STORE}", max_jobs=MAX_JOBS, max_steps=MAX_STEPS, max_threads=MAX_STEPS)
+def store_in(folder: Path, *, is_file: bool) -> SqliteJobStore | FileJobStore:
+    """The victim's store, not opened."""
+    if is_file:
+        return FileJobStore(folder / FILE_STORE, compact_bytes=COMPACT_BYTES)
+    return SqliteJobStore(folder / STORE)
+
+
+def make_app(folder: Path, *, is_file: bool) -> OpenAgentsApp:
+    store = store_in(folder, is_file=is_file)
+    app = OpenAgentsApp(store, max_jobs=MAX_JOBS, max_steps=MAX_STEPS, max_threads=MAX_STEPS)
     effects = Log(folder / EFFECTS)
 
     def note(context: StepContext, output: Any) -> None:
@@ -138,8 +147,8 @@ async def accept(jobs: JobManager, folder: Path, count: int) -> None:
             log.write([number, job_id])
 
 
-async def main(folder: Path, count: int, *, stays: bool) -> None:
-    async with make_app(folder).jobs as jobs:
+async def main(folder: Path, count: int, *, stays: bool, is_file: bool) -> None:
+    async with make_app(folder, is_file=is_file).jobs as jobs:
         await accept(jobs, folder, count)
         for job_id in read_accepted(folder).values():
             await jobs.wait(job_id)
@@ -148,4 +157,5 @@ async def main(folder: Path, count: int, *, stays: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), stays="stay" in sys.argv[3:]))
+    how = sys.argv[3:]
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), stays="stay" in how, is_file="file" in how))

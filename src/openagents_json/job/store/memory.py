@@ -1,4 +1,9 @@
-"""The memory store: everything in dictionaries of one process. Jobs are gone with it; the rules are the same."""
+"""The memory store: everything in dictionaries of one process. Jobs are gone with it; the rules are the same.
+
+A verb looks whether it may, and then changes jobs through a few mutators only (the last part of the class). Those are
+given every time and number that they use, so a store that writes down their arguments can play them back: the file
+store does (`file_changes`).
+"""
 
 from __future__ import annotations
 
@@ -8,37 +13,49 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from openagents_json.clock import SECOND_US, Clock, SystemClock
-from openagents_json.errors import LeaseLost, RequestsPending
+from openagents_json.clock import Clock, SystemClock
+from openagents_json.errors import LeaseLost, RequestsPending, StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
-from openagents_json.job.store.base import (
-    DEFAULT_AGING_S,
-    DEFAULT_LEASE_S,
+from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.limits import (
+    REPLACED,
+    REPLACED_BY,
+    Entry,
+    Limit,
+    StoredLimit,
+    balance,
+    enter,
+    keeps_slot,
+    refuse,
+)
+from openagents_json.job.store.memory_leaks import MemoryLeaks
+from openagents_json.job.store.memory_limits import MemoryLimits
+from openagents_json.job.store.memory_output import MemoryOutput
+from openagents_json.job.store.memory_workers import MemoryWorkers
+from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.query import Query
+from openagents_json.job.store.records import (
+    NOBODY,
     Claim,
     Commit,
     Held,
     JobCounts,
     JobRow,
-    JobStore,
     Listed,
     NewJob,
     Request,
     StoredJob,
     StoredLeak,
-    is_written,
-    same_body,
+    StoredWorker,
+    WorkerInfo,
     summary_of,
-    virtual_arrival_us,
 )
-from openagents_json.job.store.memory_leaks import MemoryLeaks
-from openagents_json.job.store.memory_output import MemoryOutput
-from openagents_json.job.store.output import OutputChunk, StoredOutput
-from openagents_json.job.store.query import Query
+from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves, virtual_arrival_us
 
 
 @dataclass(slots=True)
-class _Job:
+class MemoryJob:
     """One job. Everything here is written by the verbs of the store only, each of which runs without an await."""
 
     new: NewJob
@@ -49,7 +66,8 @@ class _Job:
     sort_at: int = 0
     owner: str | None = None
     epoch: int = 0
-    abandoned: int = 0
+    has_slot: bool = False  # of its limit
+    abandoned: Counter[str] = field(default_factory=Counter)  # threads that still run, by the worker that runs them
     events: list[Event] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     request_keys: set[str] = field(default_factory=set)
@@ -58,6 +76,15 @@ class _Job:
     @property
     def id(self) -> str:
         return self.new.job_id
+
+    @property
+    def limit(self) -> Limit | None:
+        return self.new.limit
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether no claim finds it in the queue until it gets a slot."""
+        return self.new.limit is not None and not self.has_slot and self.row.status == JobStatus.QUEUED
 
     def column(self, name: str) -> Any:
         """The value that the SQL stores have in that column."""
@@ -72,8 +99,10 @@ class _Job:
                 return self.new.definition.hash
             case "idempotency_key" | "created_us" | "parent_id" | "origin_id":
                 return getattr(self.new, name)
-            case "queued_us" | "abandoned":
-                return getattr(self, name)
+            case "queued_us":
+                return self.queued_us
+            case "abandoned":
+                return self.abandoned.total()
             case "status":
                 return str(self.row.status)
         return getattr(self.row, name)
@@ -89,7 +118,7 @@ class _Job:
             row=self.row,
             created_us=self.new.created_us,
             queued_us=self.queued_us,
-            abandoned=self.abandoned,
+            abandoned=self.abandoned.total(),
             idempotency_key=self.new.idempotency_key,
             tags=self.new.tags,
             parent_id=self.new.parent_id,
@@ -106,15 +135,18 @@ class MemoryJobStore(JobStore):
         self.clock = clock or SystemClock()
         self.aging_s = aging_s
         self.lease_s = lease_s
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, MemoryJob] = {}
         self._definitions: dict[str, bytes] = {}
         self._children: dict[str, list[str]] = {}  # job id → ids of its attached children
         self._keys: dict[tuple[str, str], str] = {}  # (workflow id, idempotency key) → job id
-        self._queue: list[tuple[int, int, str]] = []  # heap of (sort_at, handle, id); stale entries are passed over
+        # A queue for each set of required components, and one for suspects (None): heaps of (sort_at, handle, id),
+        # whose stale entries are passed over.
+        self._queues: dict[tuple[str, ...] | None, list[tuple[int, int, str]]] = {}
         self._due: list[tuple[int, str]] = []  # heap of (due_us, id); the same
-        self._workers: dict[str, int] = {}  # worker → its leases are good until
+        self._workers = MemoryWorkers(self.clock, lease_s)
         self._output = MemoryOutput()
         self._leaks = MemoryLeaks()
+        self._limits = MemoryLimits(lambda job_id, has_slot: self._set_slot(self._jobs[job_id], has_slot))
         self._sequence = 0
         self._handle = 0
         self._counters = {"commits": 0, "rows": 0, "syncs": 0}
@@ -131,25 +163,50 @@ class MemoryJobStore(JobStore):
         if job.job_id in self._jobs:
             return job.job_id
         if job.idempotency_key is not None:
-            key = (job.definition.workflow_id, job.idempotency_key)
-            if (earlier := self._keys.get(key)) is not None:
+            earlier = self._keys.get((job.definition.workflow_id, job.idempotency_key))
+            if earlier is not None:
                 return same_body(self._jobs[earlier].new.body_hash, job, earlier)
-            self._keys[key] = job.job_id
-        self._accept(job)
+        refuse(self._limits, _entries([job]))
+        self._accept_all([job])
         self._count(3)
         return job.job_id
 
-    def _accept(self, job: NewJob) -> None:
-        if job.job_id in self._jobs:
-            return
-        self._definitions.setdefault(job.definition.hash, job.definition.document)
-        self._handle += 1
-        stored = _Job(job, self._handle, job.row, events=list(job.events))
-        if job.parent_id is not None and (parent := self._jobs.get(job.parent_id)) is not None:
-            stored.queued_total_us = parent.queued_total_us
-            self._children.setdefault(parent.id, []).append(job.job_id)
-        self._jobs[job.job_id] = stored
-        self._place(stored, JobStatus.CREATED)
+    async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
+        known = {(job.definition.workflow_id, job.idempotency_key): job for job in reversed(jobs)}
+        for job in jobs:
+            if job.idempotency_key is None:
+                continue
+            key = (job.definition.workflow_id, job.idempotency_key)
+            earlier = self._jobs[self._keys[key]].new if key in self._keys else known[key]
+            same_body(earlier.body_hash, job, earlier.job_id)
+        ids = {job.job_id for job in known.values() if job.idempotency_key is not None}
+        are_new = [
+            job
+            for job in jobs
+            if job.job_id not in self._jobs
+            and (job.idempotency_key is None or job.job_id in ids)
+            and (job.definition.workflow_id, job.idempotency_key) not in self._keys
+        ]
+        refuse(self._limits, _entries(are_new))
+        return [await self.create(job) for job in jobs]
+
+    def _accept_all(self, jobs: Sequence[NewJob]) -> None:
+        """Write jobs that are not refused."""
+        now = self.clock.now_us()
+        new = [job for job in jobs if job.job_id not in self._jobs]
+        for job in new:
+            self._accept(job, self._handle + 1, now)
+        self._let_in([self._jobs[job.job_id] for job in new])
+
+    def _let_in(self, jobs: Sequence[MemoryJob]) -> None:
+        """Those that enter the queue for the first time may have a limit, and are not refused."""
+        limited = [(job, job.limit) for job in jobs if job.limit is not None and job.row.status == JobStatus.QUEUED]
+        asked = enter(self._limits, [Entry(job.handle, job.id, limit) for job, limit in limited])
+        for handle, reason in asked:
+            request = Request(REPLACED, "cancel", REPLACED_BY, reason, self.clock.now_us(), {"force": False})
+            self._put(self._jobs[self._limits.job(handle).id], request)
+        for key in dict.fromkeys(limit.key for _, limit in limited):
+            balance(self._limits, key)
 
     async def read(self, job_id: str) -> StoredJob | None:
         if (job := self._jobs.get(job_id)) is None:
@@ -164,6 +221,12 @@ class MemoryJobStore(JobStore):
     async def read_definition_hash(self, job_id: str) -> str | None:
         job = self._jobs.get(job_id)
         return job.new.definition.hash if job else None
+
+    async def read_limit(self, job_id: str) -> StoredLimit | None:
+        job = self._jobs.get(job_id)
+        if job is None or job.limit is None:
+            return None
+        return StoredLimit(job.limit, job.has_slot, self._limits.holders(job.limit.key))
 
     async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
         job = self._jobs.get(job_id)
@@ -187,19 +250,30 @@ class MemoryJobStore(JobStore):
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, worker: str, limit: int, without: Collection[str] = ()) -> list[Claim]:
+    async def claim(
+        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+    ) -> list[Claim]:
+        if suspects:
+            queues = [self._queues.get(None, [])]
+        else:
+            queues = [
+                queue for required, queue in self._queues.items() if required is not None and serves(offers, required)
+            ]
         claims: list[Claim] = []
-        left: list[tuple[int, int, str]] = []
-        while self._queue and len(claims) < limit:
-            sort_at, _, job_id = entry = heapq.heappop(self._queue)
+        left: list[tuple[list[tuple[int, int, str]], tuple[int, int, str]]] = []
+        while len(claims) < limit and (queue := min(filter(None, queues), key=lambda one: one[0], default=None)):
+            sort_at, _, job_id = entry = heapq.heappop(queue)
             job = self._jobs.get(job_id)
-            if job and job.row.status == JobStatus.QUEUED and job.owner is None and job.sort_at == sort_at:
-                if job.new.definition.hash in without:
-                    left.append(entry)
-                else:
-                    claims.append(self._lease(job, worker))
-        for entry in left:
-            heapq.heappush(self._queue, entry)
+            if job is None or job.row.status != JobStatus.QUEUED or job.owner is not None or job.sort_at != sort_at:
+                continue
+            if self._queue_of(job) is not queue or job.is_blocked:
+                continue  # it has another place by now
+            if suspects and not serves(offers, job.row.requires):
+                left.append((queue, entry))
+            else:
+                claims.append(self._lease(job, worker))
+        for queue, entry in left:
+            heapq.heappush(queue, entry)
         self._count(len(claims))
         return claims
 
@@ -211,11 +285,9 @@ class MemoryJobStore(JobStore):
         self._put(job, request)
         return Held(self._lease(job, worker), worker) if job.owner is None else Held(None, job.owner)
 
-    def _put(self, job: _Job, request: Request) -> None:
+    def _put(self, job: MemoryJob, request: Request) -> None:
         if request.key not in job.request_keys:
-            self._sequence += 1
-            job.request_keys.add(request.key)
-            job.requests.append(replace(request, sequence=self._sequence))
+            self._post(job, replace(request, sequence=self._sequence + 1))
             self._count(1)
 
     async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
@@ -242,11 +314,10 @@ class MemoryJobStore(JobStore):
         return claims
 
     async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
-        now = self.clock.now_us()
         orphans = (
             job
             for job in self._jobs.values()
-            if job.owner not in (None, worker) and self._workers.get(job.owner or "", 0) <= now
+            if job.owner not in (None, worker) and not self._workers.is_alive(job.owner or "")
         )
         claims = [self._lease(job, worker) for job, _ in zip(orphans, range(limit), strict=False)]
         self._count(len(claims))
@@ -262,18 +333,26 @@ class MemoryJobStore(JobStore):
         pending = [request for request in job.requests if request.sequence not in drained]
         if commit.row.status.is_final and pending:
             raise RequestsPending(f"Job {claim.job_id} has {len(pending)} requests that its last commit has not seen.")
-        job.requests = pending
-        job.events.extend(commit.events)
-        job.abandoned += commit.abandoned
-        if commit.snapshot is not None:
-            job.snapshot = (commit.row.last_event, commit.snapshot)
-        if commit.row.status != JobStatus.RUNNING:
-            job.owner = None
-        before, job.row = job.row.status, commit.row
-        self._place(job, before)
-        for child in commit.children:
-            self._accept(child)
-        self._leaks.add(job.id, job.new.definition.workflow_id, commit.leaks, self.clock.now_us())
+        limit, status = job.limit, commit.row.status
+        if status == JobStatus.RUNNING and limit is not None and not job.has_slot:
+            raise StoreError(f"Job {claim.job_id} has no slot of its limit and may not run.")
+        is_new = job.row.status == JobStatus.CREATED and status == JobStatus.QUEUED
+        has_slot, has_started = job.has_slot, commit.row.started_us is not None
+        if limit is not None and has_slot:
+            has_slot = keeps_slot(limit, status, job.row.status, has_started=has_started)
+        freeing = limit.key if limit is not None and job.has_slot > has_slot else None
+        entering = [job.new, *commit.children] if is_new else commit.children
+        refuse(self._limits, _entries(entering, queued=job.id), freeing)
+        now = self.clock.now_us()
+        if has_slot != job.has_slot:
+            self._set_slot(job, has_slot)
+        self._record(job, commit, now)
+        self._let_in([job] if is_new else [])
+        if limit is not None:
+            balance(self._limits, limit.key)
+        self._accept_all(commit.children)
+        for leak in self._leaks.made_of(job.id, job.new.definition.workflow_id, commit.leaks, now):
+            self._keep_leak(leak)
         for job_id, request in commit.posts:
             if (other := self._jobs.get(job_id)) is not None and not other.row.status.is_final:
                 self._put(other, request)
@@ -286,19 +365,17 @@ class MemoryJobStore(JobStore):
         return len(self._leaks)
 
     async def note_leak(self, key: int, error: ErrorInfo) -> bool:
-        return self._leaks.note(key, error)
+        return key in self._leaks and self._note_leak(key, error)
 
     async def drop_leak(self, key: int) -> bool:
-        return self._leaks.drop(key)
+        return key in self._leaks and self._drop_leak(key)
 
     async def release(self, claim: Claim) -> None:
         job = self._jobs.get(claim.job_id)
         if job is None or job.row.status == JobStatus.RUNNING:
             return
         if job.owner == claim.owner and job.epoch == claim.epoch:
-            job.owner = None
-            if job.row.status == JobStatus.QUEUED:
-                heapq.heappush(self._queue, (job.sort_at, job.handle, job.id))
+            self._give_back(job)
             self._count(1)
 
     async def read_requests(self, job_id: str) -> list[Request]:
@@ -308,9 +385,9 @@ class MemoryJobStore(JobStore):
     async def jobs_with_requests(self, worker: str) -> list[str]:
         return [job.id for job in self._jobs.values() if job.owner == worker and job.requests]
 
-    async def thread_ended(self, job_id: str) -> None:
-        if (job := self._jobs.get(job_id)) and job.abandoned:
-            job.abandoned -= 1
+    async def thread_ended(self, job_id: str, worker: str) -> None:
+        if (job := self._jobs.get(job_id)) and job.abandoned[worker]:
+            self._count_thread_out(job, worker)
             self._count(1)
 
     async def next_due_us(self) -> int | None:
@@ -330,23 +407,34 @@ class MemoryJobStore(JobStore):
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def register_worker(self, worker: str) -> None:
-        self._workers[worker] = self._lease_end()
+    async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
+        self._workers.register(worker, info)
 
     async def heartbeat(self, worker: str) -> bool:
-        if self._workers.get(worker, 0) <= self.clock.now_us():
-            return False
-        self._workers[worker] = self._lease_end()
-        return True
+        return self._workers.beat(worker)
 
-    async def unregister_worker(self, worker: str) -> None:
-        self._workers.pop(worker, None)
+    def pulse(self, worker: str) -> Pulse:
+        return _Pulse(self._workers, worker)
+
+    async def unregister_worker(self, worker: str, *, threads_run: bool = False) -> None:
+        self._workers.forget(worker)
+        if not threads_run:
+            for job in self._jobs.values():
+                if worker in job.abandoned:
+                    self._forget_threads(job, worker)
+
+    async def bury_workers(self) -> int:
+        """Their threads are threads of this process, which lives."""
+        return self._workers.bury()
+
+    async def list_workers(self) -> list[StoredWorker]:
+        return self._workers.list(Counter(job.owner for job in self._jobs.values() if job.owner is not None))
 
     # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
-        if job_id in self._jobs:
-            self._output.append(job_id, path, attempt, chunks)
+        if chunks and (job := self._jobs.get(job_id)) is not None:
+            self._keep_output(job, path, attempt, chunks, self._output.sequence)
             self._count(len(chunks))
 
     async def read_output(
@@ -363,8 +451,7 @@ class MemoryJobStore(JobStore):
         tree = self._tree(job)
         if not all(one.owner is None and (one.row.status.is_final or one.row.status == "CREATED") for one in tree):
             return False
-        for one in tree:
-            self._forget(one)
+        self._delete(tree)
         return True
 
     async def delete_final(self, before_us: int, limit: int) -> int:
@@ -378,11 +465,10 @@ class MemoryJobStore(JobStore):
         ]
         old = [job for job in old if all(one.row.status.is_final for one in self._tree(job))][:limit]
         for job in old:
-            for one in self._tree(job):
-                self._forget(one)
+            self._delete(self._tree(job))
         return len(old)
 
-    def _tree(self, job: _Job) -> list[_Job]:
+    def _tree(self, job: MemoryJob) -> list[MemoryJob]:
         """The job and all its attached children, and theirs."""
         tree = [job]
         for one in tree:
@@ -405,20 +491,17 @@ class MemoryJobStore(JobStore):
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _lease_end(self) -> int:
-        return self.clock.now_us() + round(self.lease_s * SECOND_US)
-
     def _count(self, rows: int) -> None:
         self._counters["commits"] += 1
         self._counters["rows"] += rows
 
-    def _matches(self, job: _Job, commit: Commit) -> bool:
+    def _matches(self, job: MemoryJob, commit: Commit) -> bool:
         claim = commit.claim
         return job.owner == claim.owner and job.epoch == claim.epoch and job.row.last_event == commit.expected
 
-    def _lease(self, job: _Job, worker: str) -> Claim:
-        previous, job.owner = job.owner, worker
-        job.epoch += 1
+    def _lease(self, job: MemoryJob, worker: str) -> Claim:
+        previous = job.owner
+        self._take(job, worker, job.epoch + 1)
         snapshot, events = self._history(job)
         return Claim(
             job_id=job.id,
@@ -431,37 +514,160 @@ class MemoryJobStore(JobStore):
             snapshot=snapshot,
             events=events,
             requests=list(job.requests),
+            limit=job.limit,
+            has_slot=job.has_slot,
         )
 
-    def _history(self, job: _Job) -> tuple[bytes | None, list[Event]]:
+    def _history(self, job: MemoryJob) -> tuple[bytes | None, list[Event]]:
         if job.snapshot is None:
             return None, list(job.events)
         number, state = job.snapshot
         return state, job.events[number:]
 
-    def _place(self, job: _Job, before: JobStatus) -> None:
+    def _delete(self, tree: Sequence[MemoryJob]) -> None:
+        for job in reversed(tree):  # no child is ever there without its parent's being so
+            self._forget(job)
+            self._count(1)
+
+    # ── the mutators: nothing else changes a job ──────────────────────────────────────────────────────────────────
+
+    def _accept(self, job: NewJob, handle: int, now: int) -> None:
+        """A job that is not there yet."""
+        self._definitions.setdefault(job.definition.hash, job.definition.document)
+        self._handle = handle
+        self._add(MemoryJob(job, handle, job.row, events=list(job.events)))
+        stored = self._jobs[job.job_id]
+        if job.parent_id is not None and (parent := self._jobs.get(job.parent_id)) is not None:
+            stored.queued_total_us = parent.queued_total_us
+        self._place(stored, JobStatus.CREATED, now)
+
+    def _add(self, job: MemoryJob) -> None:
+        """Enter a job wherever jobs are looked up."""
+        new = job.new
+        self._jobs[job.id] = job
+        if new.parent_id in self._jobs:
+            self._children.setdefault(new.parent_id, []).append(job.id)
+        if new.idempotency_key is not None:
+            self._keys[new.definition.workflow_id, new.idempotency_key] = job.id
+
+    def _take(self, job: MemoryJob, worker: str, epoch: int) -> None:
+        """A lease begins."""
+        job.owner, job.epoch = worker, epoch
+
+    def _give_back(self, job: MemoryJob) -> None:
+        """A lease ends with nothing recorded."""
+        job.owner = None
+        if job.row.status == JobStatus.QUEUED and not job.is_blocked:
+            self._enqueue(job)
+
+    def _post(self, job: MemoryJob, request: Request) -> None:
+        """A request comes into the inbox, with its sequence."""
+        self._sequence = request.sequence
+        job.request_keys.add(request.key)
+        job.requests.append(request)
+
+    def _record(self, job: MemoryJob, commit: Commit, now: int) -> None:
+        """The job's own part of a commit that was found to be in order."""
+        if commit.drained:
+            drained = set(commit.drained)
+            job.requests = [request for request in job.requests if request.sequence not in drained]
+        job.events.extend(commit.events)
+        if commit.abandoned:
+            job.abandoned[commit.claim.owner] += commit.abandoned
+        if commit.snapshot is not None:
+            job.snapshot = (commit.row.last_event, commit.snapshot)
+        if commit.row.status != JobStatus.RUNNING:
+            job.owner = None
+        before, job.row = job.row.status, commit.row
+        self._place(job, before, now)
+
+    def _set_slot(self, job: MemoryJob, has_slot: bool) -> None:
+        """A job gets a slot of its limit, or loses it."""
+        job.has_slot = has_slot
+        self._limits.note(job)
+        if has_slot and job.owner is None and job.row.status == JobStatus.QUEUED:
+            self._enqueue(job)
+
+    def _count_thread_out(self, job: MemoryJob, worker: str) -> None:
+        """One thread less of those that could not be stopped."""
+        job.abandoned -= Counter([worker])  # which keeps those above zero
+
+    def _forget_threads(self, job: MemoryJob, worker: str) -> None:
+        """None of the threads that could not be stopped runs any more."""
+        del job.abandoned[worker]
+
+    def _keep_output(self, job: MemoryJob, path: str, attempt: int, chunks: Sequence[OutputChunk], after: int) -> None:
+        """Output of an attempt; its sequences begin after `after`."""
+        self._output.append(job.id, path, attempt, chunks, after)
+
+    def _keep_leak(self, leak: StoredLeak) -> None:
+        """A leak, with its key."""
+        self._leaks.add(leak)
+
+    def _note_leak(self, key: int, error: ErrorInfo) -> bool:
+        """One more try in vain."""
+        return self._leaks.note(key, error)
+
+    def _drop_leak(self, key: int) -> bool:
+        """A leak is gone."""
+        return self._leaks.drop(key)
+
+    def _forget(self, job: MemoryJob) -> None:
+        """A job is deleted."""
+        del self._jobs[job.id]
+        self._children.pop(job.id, None)
+        self._output.forget(job.id)
+        if job.new.idempotency_key is not None:
+            self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
+
+    def _enqueue(self, job: MemoryJob) -> None:
+        heapq.heappush(self._queue_of(job), (job.sort_at, job.handle, job.id))
+
+    def _queue_of(self, job: MemoryJob) -> list[tuple[int, int, str]]:
+        is_suspect = job.row.deaths >= SUSPECT_DEATHS
+        return self._queues.setdefault(None if is_suspect else job.row.requires, [])
+
+    def _place(self, job: MemoryJob, before: JobStatus, now: int) -> None:
         """Keep queue and timers in step with a row that was just written."""
-        now, row = self.clock.now_us(), job.row
+        row = job.row
         if row.status == JobStatus.QUEUED:
             if before != JobStatus.QUEUED:
                 job.queued_us = now
             arrived = job.queued_us if job.queued_us is not None else now
             job.sort_at = virtual_arrival_us(arrived, job.queued_total_us, row.rank, self.aging_s)
-            heapq.heappush(self._queue, (job.sort_at, job.handle, job.id))
+            if not job.is_blocked:
+                self._enqueue(job)
         elif before == JobStatus.QUEUED and job.queued_us is not None:
             job.queued_total_us += now - job.queued_us
         elif row.status == JobStatus.RUNNING and before != JobStatus.RUNNING:
             job.queued_us = now  # taken over at once, with no wait in the queue
         if row.due_us is not None:
             heapq.heappush(self._due, (row.due_us, job.id))
+        if job.limit is not None:
+            self._limits.note(job)
 
-    def _forget(self, job: _Job) -> None:
-        del self._jobs[job.id]
-        self._children.pop(job.id, None)
-        self._output.forget(job.id)
-        if job.new.idempotency_key is not None:
-            self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
-        self._count(1)
+
+class _Pulse:
+    """A heartbeat that needs no connection."""
+
+    def __init__(self, workers: MemoryWorkers, worker: str) -> None:
+        self._workers = workers
+        self._worker = worker
+
+    def beat(self) -> bool:
+        return self._workers.beat(self._worker)
+
+    def close(self) -> None:
+        pass
+
+
+def _entries(jobs: Sequence[NewJob], *, queued: str | None = None) -> list[Entry]:
+    """Those of new jobs that enter the queue and have a limit, not written yet; `queued` is CREATED in its row."""
+    return [
+        Entry(0, job.job_id, job.limit)
+        for job in jobs
+        if job.limit is not None and (job.row.status == JobStatus.QUEUED or job.job_id == queued)
+    ]
 
 
 def _sortable(position: tuple[Any, int]) -> tuple[bool, Any, int]:
@@ -470,7 +676,7 @@ def _sortable(position: tuple[Any, int]) -> tuple[bool, Any, int]:
     return (value is not None, 0 if value is None else value, handle)
 
 
-def _fits(job: _Job, query: Query) -> bool:
+def _fits(job: MemoryJob, query: Query) -> bool:
     for column, values in query.equal.items():
         if job.column(column) not in values:
             return False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from openagents_json.job.machine import Leak
 from openagents_json.job.model import ErrorInfo
-from openagents_json.job.store.base import StoredLeak
+from openagents_json.job.store.records import StoredLeak
 
 
 class MemoryLeaks:
@@ -15,19 +15,26 @@ class MemoryLeaks:
 
     def __init__(self) -> None:
         self._leaks: dict[int, StoredLeak] = {}
-        self._key = 0
+        self.last_key = 0  # the greatest that was ever given
 
     def __len__(self) -> int:
         return len(self._leaks)
 
-    def add(self, job_id: str, workflow_id: str, leaks: Iterable[Leak], now_us: int) -> None:
-        """Keep what a commit gives up."""
+    def __contains__(self, key: int) -> bool:
+        return key in self._leaks
+
+    def made_of(self, job_id: str, workflow_id: str, leaks: Sequence[Leak], now_us: int) -> Iterator[StoredLeak]:
+        """What a commit gives up, with the keys that are next: each is to be added before the next one is made."""
         for leak in leaks:
-            self._key += 1
-            self._leaks[self._key] = StoredLeak(
-                self._key, job_id, leak.id, workflow_id, leak.path, leak.name, leak.release, leak.inputs, leak.error,
-                now_us, 0,
+            yield StoredLeak(
+                self.last_key + 1, job_id, leak.id, workflow_id, leak.path, leak.name, leak.release, leak.inputs,
+                leak.error, now_us, 0,
             )  # fmt: skip
+
+    def add(self, leak: StoredLeak) -> None:
+        """Keep one; its key is greater than those before."""
+        self.last_key = max(self.last_key, leak.key)
+        self._leaks[leak.key] = leak
 
     def list(self, after: int, limit: int) -> list[StoredLeak]:
         """Those with greater keys, the oldest first."""

@@ -21,16 +21,17 @@ class MemoryOutput:
 
     def __init__(self) -> None:
         self._jobs: dict[str, _JobOutput] = {}
-        self._sequence = 0
+        self.sequence = 0  # of the last chunk that was stored
 
-    def append(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
-        """Keep chunks of a job that is there."""
+    def append(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk], after: int) -> None:
+        """Keep chunks of a job that is there, under sequences after `after`."""
+        self.sequence = after
         job = self._jobs.setdefault(job_id, _JobOutput())
         kept = job.attempts.setdefault((path, attempt), [])
         for one in chunks:
             if not kept or one.first >= kept[-1].last:
-                self._sequence += 1
-                kept.append(StoredOutput(self._sequence, path, attempt, one.first, one.last, 0, list(one.pieces)))
+                self.sequence += 1
+                kept.append(StoredOutput(self.sequence, path, attempt, one.first, one.last, 0, list(one.pieces)))
                 job.total += one.last - one.first
         for old in [old for old in kept if is_cut(old.first, old.last, kept[-1].last)]:
             kept.remove(old)
@@ -51,6 +52,18 @@ class MemoryOutput:
                         found.append(replace(one, cut=one.first - end))
                     end = one.last
         return sorted(found, key=lambda one: one.sequence)[:limit]
+
+    def all_of(self, job_id: str) -> list[StoredOutput]:
+        """Everything that is kept of a job, the oldest attempt first."""
+        job = self._jobs.get(job_id)
+        return [] if job is None else [one for chunks in job.attempts.values() for one in chunks]
+
+    def restore(self, job_id: str, chunks: Sequence[StoredOutput]) -> None:
+        """Keep what `all_of` gave."""
+        job = self._jobs.setdefault(job_id, _JobOutput())
+        for one in chunks:
+            job.attempts.setdefault((one.path, one.attempt), []).append(one)
+            job.total += one.last - one.first
 
     def forget(self, job_id: str) -> None:
         """The job is deleted."""

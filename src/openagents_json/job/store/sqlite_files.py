@@ -13,44 +13,11 @@ so two stores in one process exclude each other as well.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-
-class FileLock:
-    """An advisory lock on a file, which stays there. Freed by the kernel when the process dies, however it dies."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free."""
-        assert self._fd is not None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock, waiting for it as long as it takes: others hold it for one transaction only."""
-        assert self._fd is not None
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Let go of the lock and the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+from openagents_json.job.store.filelock import FileLock as FileLock
 
 
 class WorkerFiles:
@@ -74,10 +41,11 @@ class WorkerFiles:
             lock.path.unlink(missing_ok=True)
             lock.close()
 
-    def end_all(self) -> None:
-        """Take every sign of ours away."""
+    def end_all(self, but: Collection[str] = ()) -> None:
+        """Take every sign of ours away, but for some: those stay until the process ends."""
         for worker in list(self._held):
-            self.end(worker)
+            if worker not in but:
+                self.end(worker)
         with contextlib.suppress(OSError):
             self._folder.rmdir()  # works when it is empty
 

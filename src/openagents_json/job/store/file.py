@@ -1,0 +1,175 @@
+"""The file store: a folder with a journal that people can read, for one process.
+
+It is a memory store that writes down each change (`file_memory`, `file_changes`) and tells nobody of it before it is
+on the disk (`file_journal`): neither who asked for the change nor who reads what came of it. This file has the verbs;
+what they stand on is in `file_keeper`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from openagents_json.errors import StoreUnavailable
+from openagents_json.job.events import Event
+from openagents_json.job.model import ErrorInfo, JobSummary
+from openagents_json.job.store.base import Pulse
+from openagents_json.job.store.file_keeper import FileKeeper
+from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.query import Query
+from openagents_json.job.store.records import (
+    NOBODY,
+    Claim,
+    Commit,
+    Held,
+    JobCounts,
+    Listed,
+    NewJob,
+    Request,
+    StoredJob,
+    StoredLeak,
+    StoredWorker,
+    WorkerInfo,
+)
+
+
+class FileJobStore(FileKeeper):
+    """Jobs in a folder. `path` is created when it is missing; the folder around it must exist.
+
+    All jobs are in memory as well, so they have to fit there. One process at a time may have the store open.
+    """
+
+    # ── the verbs that read ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def read(self, job_id: str) -> StoredJob | None:
+        return await self._read(lambda memory: memory.read(job_id))
+
+    async def read_summary(self, job_id: str) -> JobSummary | None:
+        return await self._read(lambda memory: memory.read_summary(job_id))
+
+    async def read_limit(self, job_id: str) -> StoredLimit | None:
+        return await self._read(lambda memory: memory.read_limit(job_id))
+
+    async def read_definition_hash(self, job_id: str) -> str | None:
+        return await self._read(lambda memory: memory.read_definition_hash(job_id))
+
+    async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
+        return await self._read(lambda memory: memory.read_events(job_id, after, limit))
+
+    async def list_jobs(self, query: Query) -> list[Listed]:
+        return await self._read(lambda memory: memory.list_jobs(query))
+
+    async def find_ids(self, ending: str, limit: int = 5) -> list[str]:
+        return await self._read(lambda memory: memory.find_ids(ending, limit))
+
+    async def read_definition(self, content_hash: str) -> bytes | None:
+        return await self._read(lambda memory: memory.read_definition(content_hash))
+
+    async def read_requests(self, job_id: str) -> list[Request]:
+        return await self._read(lambda memory: memory.read_requests(job_id))
+
+    async def jobs_with_requests(self, worker: str) -> list[str]:
+        return await self._read(lambda memory: memory.jobs_with_requests(worker))
+
+    async def next_due_us(self) -> int | None:
+        return await self._read(lambda memory: memory.next_due_us())
+
+    async def read_output(
+        self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
+    ) -> list[StoredOutput]:
+        return await self._read(lambda memory: memory.read_output(job_id, path, attempt, after, limit))
+
+    async def count_jobs(self, limit: int) -> JobCounts:
+        return await self._read(lambda memory: memory.count_jobs(limit))
+
+    async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
+        return await self._read(lambda memory: memory.list_leaks(after, limit))
+
+    async def count_leaks(self) -> int:
+        return await self._read(lambda memory: memory.count_leaks())
+
+    # ── the verbs that write ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, job: NewJob) -> str:
+        return await self._write(lambda memory: memory.create(job))
+
+    async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
+        return await self._write(lambda memory: memory.create_all(jobs))
+
+    async def claim(
+        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+    ) -> list[Claim]:
+        return await self._write(lambda memory: memory.claim(worker, limit, offers, suspects=suspects))
+
+    async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
+        return await self._write(lambda memory: memory.hold(job_id, worker, request))
+
+    async def hold_due(self, worker: str, limit: int) -> list[Claim]:
+        return await self._write(lambda memory: memory.hold_due(worker, limit))
+
+    async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
+        return await self._write(lambda memory: memory.hold_orphans(worker, limit))
+
+    async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
+        return await self._write(lambda memory: memory.hold_requested(worker, limit))
+
+    async def commit(self, commit: Commit) -> None:
+        await self._write(lambda memory: memory.commit(commit))
+
+    async def release(self, claim: Claim) -> None:
+        await self._write(lambda memory: memory.release(claim))
+
+    async def thread_ended(self, job_id: str, worker: str) -> None:
+        await self._write(lambda memory: memory.thread_ended(job_id, worker))
+
+    async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
+        await self._write(lambda memory: memory.append_output(job_id, path, attempt, chunks))
+
+    async def delete(self, job_id: str) -> bool:
+        return await self._write(lambda memory: memory.delete(job_id))
+
+    async def delete_final(self, before_us: int, limit: int) -> int:
+        return await self._write(lambda memory: memory.delete_final(before_us, limit))
+
+    async def note_leak(self, key: int, error: ErrorInfo) -> bool:
+        return await self._write(lambda memory: memory.note_leak(key, error))
+
+    async def drop_leak(self, key: int) -> bool:
+        return await self._write(lambda memory: memory.drop_leak(key))
+
+    # ── workers: they live and die with the process, so nothing of them is written down but the threads they left ──
+
+    async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
+        await (await self._ready(writes=False)).register_worker(worker, info)
+
+    async def heartbeat(self, worker: str) -> bool:
+        return await (await self._ready(writes=False)).heartbeat(worker)
+
+    def pulse(self, worker: str) -> Pulse:
+        return _Pulse(self, worker)
+
+    async def unregister_worker(self, worker: str, *, threads_run: bool = False) -> None:
+        await self._write(lambda memory: memory.unregister_worker(worker, threads_run=threads_run))
+
+    async def bury_workers(self) -> int:
+        return await (await self._ready(writes=False)).bury_workers()
+
+    async def list_workers(self) -> list[StoredWorker]:
+        return await self._read(lambda memory: memory.list_workers())
+
+
+class _Pulse:
+    """A heartbeat that needs no disk: it goes on while that fails, for the memory that is played back then keeps the
+    workers. Looks them up anew each time: they end with the store's being open."""
+
+    def __init__(self, store: FileJobStore, worker: str) -> None:
+        self._store = store
+        self._worker = worker
+
+    def beat(self) -> bool:
+        if (workers := self._store._workers) is None:
+            raise StoreUnavailable("The store is not open.")
+        return workers.beat(self._worker)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,63 @@
+"""The workers of the memory store: they live and die with its process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+
+from openagents_json.clock import SECOND_US, Clock
+from openagents_json.job.store.records import StoredWorker, WorkerInfo
+
+
+class MemoryWorkers:
+    """Written and read by the verbs of the store, and by the threads that beat for a worker."""
+
+    def __init__(self, clock: Clock, lease_s: float) -> None:
+        self._clock = clock
+        self._lease_us = round(lease_s * SECOND_US)
+        self._lock = threading.Lock()  # a beat must not bring back a worker that has just gone
+        self._workers: dict[str, StoredWorker] = {}  # jobs: not counted in here
+
+    def register(self, worker: str, info: WorkerInfo) -> None:
+        """It begins to live, or says something else of itself."""
+        with self._lock:
+            now, known = self._clock.now_us(), self._live(worker)
+            since_us = known.registered_us if known else now
+            self._workers[worker] = StoredWorker(worker, info, since_us, now, now + self._lease_us, 0)
+
+    def beat(self, worker: str) -> bool:
+        """Renew its leases. False when it was taken for dead. Threads may call it."""
+        with self._lock:
+            now, known = self._clock.now_us(), self._live(worker)
+            if known is not None:
+                self._workers[worker] = replace(known, heartbeat_us=now, lease_until_us=now + self._lease_us)
+            return known is not None
+
+    def forget(self, worker: str) -> None:
+        """It is gone. Harmless when it is not there."""
+        with self._lock:
+            self._workers.pop(worker, None)
+
+    def bury(self) -> int:
+        """Forget those that are dead; how many."""
+        with self._lock:
+            dead = [worker for worker in self._workers if self._live(worker) is None]
+            for worker in dead:
+                del self._workers[worker]
+            return len(dead)
+
+    def list(self, jobs: Mapping[str, int]) -> list[StoredWorker]:
+        """The live ones by the time at which they began, with the number of jobs that each holds."""
+        with self._lock:
+            alive = [one for one in self._workers.values() if self._live(one.id)]
+        alive.sort(key=lambda one: (one.registered_us, one.id))
+        return [replace(one, jobs=jobs.get(one.id, 0)) for one in alive]
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether its lease has not ended."""
+        return self._live(worker) is not None
+
+    def _live(self, worker: str) -> StoredWorker | None:
+        known = self._workers.get(worker)
+        return known if known is not None and known.lease_until_us > self._clock.now_us() else None
