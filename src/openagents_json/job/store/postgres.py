@@ -1,0 +1,330 @@
+"""The PostgreSQL store: jobs of several machines in one schema, every acknowledged word on the server's disk.
+
+Writing goes through one connection with group commit (`postgres_writer`), reading through two, and a fourth hears when
+others have written (`postgres_news`). This file holds the verbs; what they do to the tables is in `postgres_tables`
+and its neighbours, the statements in `sql/postgres`. The server's clock judges leases and queue times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from openagents_json.clock import Clock, SystemClock
+from openagents_json.errors import StoreUnavailable
+from openagents_json.job.events import Event, decode_events
+from openagents_json.job.model import ErrorInfo, JobSummary
+from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.postgres_driver import Connection, load
+from openagents_json.job.store.postgres_faults import is_of_the_database, translate
+from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, list_leaks, note_leak
+from openagents_json.job.store.postgres_news import PostgresNews
+from openagents_json.job.store.postgres_output import PostgresOutput, count_jobs, read_output
+from openagents_json.job.store.postgres_place import place_of
+from openagents_json.job.store.postgres_rows import SQL, listing, read_whole, request_of, summary_in
+from openagents_json.job.store.postgres_schema import is_made, migrate
+from openagents_json.job.store.postgres_session import Ask, PostgresReaders, T, begin_session
+from openagents_json.job.store.postgres_summaries import PostgresSummaries
+from openagents_json.job.store.postgres_tables import MAX_REQUIREMENTS, PostgresTables
+from openagents_json.job.store.postgres_workers import PostgresPulse, PostgresWorkers
+from openagents_json.job.store.postgres_writer import PostgresWriter
+from openagents_json.job.store.query import Query
+from openagents_json.job.store.records import (
+    NOBODY,
+    Claim,
+    Commit,
+    Held,
+    JobCounts,
+    Listed,
+    NewJob,
+    Request,
+    StoredJob,
+    StoredLeak,
+    StoredWorker,
+    WorkerInfo,
+)
+
+CONNECTIONS = 4  # of an open store: one writes, two read, one listens
+CLOSE_S = 10.0  # what `close` gives to what was submitted; a server that is away answers nothing anyway
+
+
+class PostgresJobStore(JobStore):
+    """Jobs in a schema of a PostgreSQL database, `postgresql://user:password@host:port/database?schema=openagents`.
+
+    The schema is made when it is missing. `pooler=true` in the URL is for poolers that give each transaction another
+    connection of the server. `clock` is for tests: with one that is not the system's, it stands in for the server's.
+    `InvalidSettings` when the URL cannot be read or asyncpg is not installed.
+    """
+
+    keeps_limits = False
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        *,
+        aging_s: float = DEFAULT_AGING_S,
+        lease_s: float = DEFAULT_LEASE_S,
+    ) -> None:
+        load()
+        self.place = place_of(url)
+        self.aging_s = aging_s
+        self.lease_s = lease_s
+        self._tables = PostgresTables(None if isinstance(clock, SystemClock) else clock, aging_s)
+        self._workers = PostgresWorkers(self._tables, lease_s)
+        self._summaries = PostgresSummaries(self._read)
+        self._output = PostgresOutput()
+        self._writer: PostgresWriter | None = None
+        self._readers: PostgresReaders | None = None
+        self._news: PostgresNews | None = None
+
+    # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def is_made(self) -> bool:
+        """Whether the schema is there, so that opening would not make it. Errors are those of `open`."""
+        connection, is_there = await self._begin(lambda new: is_made(new, self.place))
+        await connection.close()
+        return is_there
+
+    async def open(self) -> None:
+        if self._writer is not None:
+            return
+        connection, _ = await self._begin(self._prepare)
+        self._news = PostgresNews(self.place)
+        self._readers = PostgresReaders(self.place)
+        self._writer = PostgresWriter(self.place, self._tables, connection, self._news.tell)
+
+    async def _begin(self, first: Ask[T]) -> tuple[Connection, T]:
+        """The connection that will write, and what was asked first on it."""
+        connection: Connection | None = None
+        try:
+            connection = await begin_session(self.place, writes=True)
+            return connection, await first(connection)
+        except BaseException as error:
+            if connection is not None:
+                connection.terminate()
+            if isinstance(error, Exception) and is_of_the_database(error):
+                raise translate(error, self.place) from None
+            raise
+
+    async def _prepare(self, connection: Connection) -> None:
+        """Bring the schema up to date, and take the settings that belong to it; the first store sets them."""
+        await migrate(connection, self.place)
+        with connection.watched():
+            await connection.run(f"BEGIN;{self.place.preamble(writes=True)}")
+            aging_s = await connection.value(SQL["meta_get"], "aging_s")
+            if aging_s is None:
+                await connection.rows(SQL["meta_put"], "aging_s", self.aging_s)
+                aging_s = await connection.value(SQL["meta_get"], "aging_s")
+            await connection.run("COMMIT")
+        self.aging_s = self._tables.aging_s = float(aging_s)
+
+    async def close(self) -> None:
+        if self._writer is None or self._readers is None or self._news is None:
+            return
+        writer, readers, news = self._writer, self._readers, self._news
+        self._writer = self._readers = self._news = None  # from here on the verbs say that the store is not open
+
+        async def stop_all() -> None:
+            await asyncio.gather(writer.stop(CLOSE_S), readers.stop(CLOSE_S))
+            await news.stop(1.0)  # after the writer, whose last words it tells
+
+        await asyncio.shield(asyncio.create_task(stop_all()))  # who is cancelled meanwhile still closes everything
+
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self, ask: Ask[T]) -> T:
+        if self._readers is None:
+            raise StoreUnavailable("The store is not open.")
+        return await self._readers.ask(ask)
+
+    async def read(self, job_id: str) -> StoredJob | None:
+        return await self._read(lambda connection: read_whole(connection, job_id))
+
+    async def read_summary(self, job_id: str) -> JobSummary | None:
+        return await self._summaries.get(job_id)
+
+    async def read_limit(self, job_id: str) -> StoredLimit | None:
+        return None  # it has accepted no job with a limit
+
+    async def read_definition_hash(self, job_id: str) -> str | None:
+        found: str | None = await self._read(lambda connection: connection.value(SQL["definition_of"], job_id))
+        return found
+
+    async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
+        rows = await self._read(lambda connection: connection.rows(SQL["history_after"], job_id, after, limit))
+        events: list[Event] = []
+        for row in rows:
+            events.extend(event for event in decode_events(row[0]) if event.number > after)
+            if len(events) >= limit:
+                break
+        return events[:limit]
+
+    async def list_jobs(self, query: Query) -> list[Listed]:
+        sql, values = listing(query)
+        rows = await self._read(lambda connection: connection.rows(sql, *values))
+        return [Listed(summary_in(row), (row[query.order], row["key"])) for row in rows]
+
+    async def find_ids(self, ending: str, limit: int = 5) -> list[str]:
+        rows = await self._read(lambda connection: connection.rows(SQL["ids_like"], ending, limit))
+        return [row[0] for row in rows]
+
+    async def read_definition(self, content_hash: str) -> bytes | None:
+        found = await self._read(lambda connection: connection.value(SQL["definition_get"], content_hash))
+        return None if found is None else bytes(found)
+
+    async def read_requests(self, job_id: str) -> list[Request]:
+        rows = await self._read(lambda connection: connection.rows(SQL["inbox_of_id"], job_id))
+        return [request_of(row) for row in rows]
+
+    async def jobs_with_requests(self, worker: str) -> list[str]:
+        rows = await self._read(lambda connection: connection.rows(SQL["jobs_with_requests"], worker))
+        return [row[0] for row in rows]
+
+    async def next_due_us(self) -> int | None:
+        found: int | None = await self._read(lambda connection: connection.value(SQL["next_due"]))
+        return found
+
+    async def read_output(
+        self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
+    ) -> list[StoredOutput]:
+        return await self._read(lambda connection: read_output(connection, job_id, path, attempt, after, limit))
+
+    async def count_jobs(self, limit: int) -> JobCounts:
+        return await self._read(lambda connection: count_jobs(connection, limit))
+
+    async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
+        return await self._read(lambda connection: list_leaks(connection, after, limit))
+
+    async def count_leaks(self) -> int:
+        return await self._read(count_leaks)
+
+    def has_foreign_changes(self) -> bool:
+        return self._news is not None and self._news.has_news()
+
+    def stats(self) -> dict[str, int]:
+        commits = self._writer.transactions if self._writer else 0
+        return {"commits": commits, "rows": self._tables.rows, "syncs": commits}
+
+    @property
+    def commit_delay_s(self) -> float:
+        """Seconds slept before each COMMIT: a slow disk for tests and benchmarks."""
+        return self._writer.commit_delay_s if self._writer else 0.0
+
+    @commit_delay_s.setter
+    def commit_delay_s(self, seconds: float) -> None:
+        assert self._writer is not None, "open the store first"
+        self._writer.commit_delay_s = seconds
+
+    # ── writing: each verb is one operation of a group ────────────────────────────────────────────────────────────
+
+    async def _write(self, kind: str, argument: Any, *jobs: str) -> Any:
+        if self._writer is None:
+            raise StoreUnavailable("The store is not open.")
+        return await self._writer.submit(kind, argument, jobs)
+
+    async def create(self, job: NewJob) -> str:
+        return str(await self._write("create", job))
+
+    async def commit(self, commit: Commit) -> None:
+        await self._write("commit", commit)
+
+    async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
+        if not jobs:
+            return []
+        call = lambda connection: self._tables.create_all(connection, jobs)  # noqa: E731
+        return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def claim(
+        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+    ) -> list[Claim]:
+        offered = None if offers is None else list(offers)
+
+        def call(connection: Connection) -> Any:
+            values = (worker, limit, suspects, offered, MAX_REQUIREMENTS)
+            return self._tables.lease_all(connection, "claim", lambda row: (row["sort_at"], row["key"]), *values)
+
+        return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
+        call = lambda connection: self._tables.hold(connection, job_id, worker, request)  # noqa: E731
+        return await self._write("call", call, job_id)  # type: ignore[no-any-return]
+
+    async def hold_due(self, worker: str, limit: int) -> list[Claim]:
+        def call(connection: Connection) -> Any:
+            values = (worker, limit, self._tables.now_us)
+            return self._tables.lease_all(connection, "lease_due", lambda row: (row["due_us"], row["key"]), *values)
+
+        return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
+        if not await self._read(lambda connection: connection.value(SQL["has_requested"])):
+            return []
+
+        def call(connection: Connection) -> Any:
+            return self._tables.lease_all(connection, "lease_requested", lambda row: row["key"], worker, limit)
+
+        return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
+        now_us = self._tables.now_us
+        if not await self._read(lambda connection: connection.value(SQL["has_orphans"], worker, now_us)):
+            return []
+        call = lambda connection: self._tables.hold_orphans(connection, worker, limit)  # noqa: E731
+        return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def release(self, claim: Claim) -> None:
+        values = (claim.handle, claim.owner, claim.epoch)
+        await self._change("release", *values, jobs=(claim.job_id,))
+
+    async def thread_ended(self, job_id: str, worker: str) -> None:
+        await self._change("thread_ended", job_id, worker, jobs=(job_id,))
+
+    async def _change(self, name: str, *values: Any, jobs: Sequence[str] = ()) -> int:
+        """One statement; how many rows it gives back."""
+
+        async def call(connection: Connection) -> int:
+            changed = len(await connection.rows(SQL[name], *values))
+            self._tables.rows += changed
+            return changed
+
+        return int(await self._write("call", call, *jobs))
+
+    async def note_leak(self, key: int, error: ErrorInfo) -> bool:
+        return bool(await self._write("call", lambda connection: note_leak(connection, key, error)))
+
+    async def drop_leak(self, key: int) -> bool:
+        return bool(await self._write("call", lambda connection: drop_leak(connection, key)))
+
+    async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
+        if chunks:
+            await self._write("call", self._output.appending(job_id, path, attempt, chunks))
+
+    async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
+        await self._write("call", lambda connection: self._workers.register(connection, worker, info))
+
+    async def heartbeat(self, worker: str) -> bool:
+        return bool(await self._write("call", lambda connection: self._workers.renew(connection, worker)))
+
+    def pulse(self, worker: str) -> Pulse:
+        return PostgresPulse(self.place, worker, self._workers)
+
+    async def unregister_worker(self, worker: str, *, threads_run: bool = False) -> None:
+        await self._write("call", lambda connection: self._workers.unregister(connection, worker, threads_run))
+
+    async def bury_workers(self) -> int:
+        return int(await self._write("call", self._workers.bury))
+
+    async def list_workers(self) -> list[StoredWorker]:
+        return await self._read(self._workers.list)
+
+    async def delete(self, job_id: str) -> bool:
+        call = lambda connection: self._tables.delete_trees(connection, "deletable", job_id)  # noqa: E731
+        return bool(await self._write("call", call))
+
+    async def delete_final(self, before_us: int, limit: int) -> int:
+        call = lambda connection: self._tables.delete_trees(connection, "final_before", before_us, limit)  # noqa: E731
+        return int(await self._write("call", call))

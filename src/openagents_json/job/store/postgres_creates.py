@@ -1,0 +1,97 @@
+"""Accepting jobs in the PostgreSQL store: many in one statement. Runs inside a transaction, or as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openagents_json.clock import SECOND_US
+from openagents_json.errors import IdempotencyConflict, StoreUnavailable
+from openagents_json.job.store.postgres_driver import Connection, readable, sendable
+from openagents_json.job.store.postgres_rows import SQL
+from openagents_json.job.store.records import NewJob
+from openagents_json.job.store.rows import history_rows, requirement
+from openagents_json.job.store.rules import same_body
+from openagents_json.jsondata import encode
+
+Answer = tuple[str | None, IdempotencyConflict | StoreUnavailable | None]  # the job's id, or why there is none
+
+
+async def create_all(
+    connection: Connection, jobs: Sequence[NewJob], now_us: int | None, aging_s: float
+) -> tuple[list[Answer], int]:
+    """Accept these jobs, those of them that are not there yet: an answer for each, and how many rows were written.
+
+    An id that is known, or an idempotency key, is answered as `JobStore.create` says.
+    """
+    unique = {job.job_id: job for job in reversed(jobs)}  # the first of each id
+    new = [unique[job_id] for job_id in dict.fromkeys(job.job_id for job in jobs)]
+    documents = {job.definition.hash: job.definition for job in new}
+    definitions = [documents[content_hash] for content_hash in sorted(documents)]  # one order, for the sake of locks
+    histories = {job.job_id: history_rows(job.events) for job in new}
+    begun = [histories[job.job_id][0] for job in new]
+    continued = [(job_id, *part) for job_id, parts in histories.items() for part in parts[1:]]
+    rows = await connection.rows(
+        SQL["jobs_put"],
+        now_us,
+        round(aging_s * SECOND_US),
+        [one.hash for one in definitions],
+        [one.workflow_id for one in definitions],
+        [one.version for one in definitions],
+        [one.document for one in definitions],
+        [job.job_id for job in new],
+        [job.definition.workflow_id for job in new],
+        [job.definition.version for job in new],
+        [job.definition.hash for job in new],
+        [job.row.status.value for job in new],
+        [job.row.rank for job in new],
+        [job.row.last_event for job in new],
+        [job.created_us for job in new],
+        [job.row.due_us for job in new],
+        [job.row.progress for job in new],
+        [job.idempotency_key for job in new],
+        [job.body_hash for job in new],
+        [encode([sendable(tag) for tag in job.tags]).decode() if job.tags else None for job in new],
+        [job.parent_id for job in new],
+        [job.origin_id for job in new],
+        [first for first, _, _ in begun],
+        [last for _, last, _ in begun],
+        [events for *_, events in begun],
+        *(map(list, zip(*continued, strict=True)) if continued else ([], [], [], [])),
+        [requirement(job.row.requires) for job in new],
+    )
+    added = {row[0] for row in rows}
+    written = len(added) + sum(len(histories[job_id]) for job_id in added)
+    if len(added) == len(jobs):
+        return [(job.job_id, None) for job in jobs], written
+    known = await _known(connection, [job for job in new if job.job_id not in added])
+    answers: dict[str, Answer] = {job.job_id: known.get(job.job_id, (job.job_id, None)) for job in new}
+    return [answers[job.job_id] for job in jobs], written
+
+
+async def _known(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Answer]:
+    """What to answer for jobs that were not added, by the ids that they were given with."""
+    if not jobs:
+        return {}
+    keyed = [job for job in jobs if job.idempotency_key is not None]
+    rows = await connection.rows(
+        SQL["jobs_known"],
+        [job.job_id for job in jobs],
+        [job.definition.workflow_id for job in keyed],
+        [job.idempotency_key for job in keyed],
+    )
+    ids = {row["id"] for row in rows}
+    by_key = {(readable(row["workflow_id"]), readable(row["idempotency_key"])): row for row in rows}
+    answers: dict[str, Answer] = {}
+    for job in jobs:
+        earlier = by_key.get((job.definition.workflow_id, job.idempotency_key))
+        if job.idempotency_key is not None and earlier is not None:
+            try:
+                answers[job.job_id] = same_body(earlier["body_hash"], job, earlier["id"]), None
+            except IdempotencyConflict as conflict:
+                answers[job.job_id] = None, conflict
+        elif job.job_id in ids:
+            answers[job.job_id] = job.job_id, None
+        else:  # what stood in the way was deleted between the two statements
+            gone = StoreUnavailable(f"Job {job.job_id} met one that is being deleted. Nothing was accepted; try again.")
+            answers[job.job_id] = None, gone
+    return answers

@@ -1,0 +1,219 @@
+"""What the verbs of the PostgreSQL store do to its tables, inside a transaction of the writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openagents_json.clock import Clock
+from openagents_json.errors import StoreUnavailable
+from openagents_json.job.machine import FOLD_VERSION
+from openagents_json.job.model import FINAL
+from openagents_json.job.store.postgres_commits import (
+    commit_all,
+    commit_running,
+    goes_on,
+    is_alone,
+    may_go_unlocked,
+    put_requests,
+)
+from openagents_json.job.store.postgres_creates import create_all
+from openagents_json.job.store.postgres_driver import Connection, Row
+from openagents_json.job.store.postgres_rows import SQL, claim_in
+from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
+
+MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
+
+Outcome = tuple[Any, BaseException | None]  # result, error
+# Where a leased job stands among others that were leased with it.
+Order = Callable[[Row], Any]
+
+
+@dataclass(eq=False, slots=True)
+class Operation:
+    """One thing to do in a transaction: a `create` of a job, a `commit`, or a `call` that is given the connection.
+    `jobs` are the ids of those whose rows a call changes."""
+
+    kind: str
+    argument: Any
+    future: asyncio.Future[Any] = field(repr=False)
+    jobs: Sequence[str] = ()
+
+    def touches(self) -> Sequence[int | str]:
+        """Keys and ids of the jobs whose rows it changes."""
+        if self.kind == "commit":
+            return (self.argument.claim.handle, *(job_id for job_id, _ in self.argument.posts))
+        return self.jobs
+
+
+class PostgresTables:
+    """Used by one writer. `rows` counts what was written; `aging_s` is the store's. `taken` are the leases of the
+    present transaction: nobody knows of them before its COMMIT is answered."""
+
+    def __init__(self, clock: Clock | None, aging_s: float) -> None:
+        self._clock = clock
+        self.aging_s = aging_s
+        self.rows = 0
+        self.taken: list[Claim] = []
+
+    @property
+    def now_us(self) -> int | None:
+        """The time that a statement is given: None for the server's."""
+        return None if self._clock is None else self._clock.now_us()
+
+    # ── groups ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def is_one_statement(self, group: Sequence[Operation]) -> bool:
+        """Whether the group can be a transaction without BEGIN and COMMIT around it."""
+        if all(operation.kind == "create" for operation in group):
+            return True
+        commits: list[Commit] = [operation.argument for operation in group if operation.kind == "commit"]
+        return len(commits) == len(group) and all(is_alone(one) and may_go_unlocked(one) for one in commits)
+
+    async def perform(
+        self, connection: Connection, group: Sequence[Operation], *, is_locking: bool, is_patient: bool = True
+    ) -> list[Outcome]:
+        """Creates and commits of a group go together, the other verbs one by one. Their order does not matter: whoever
+        needs one before the other waits for the first one's answer.
+
+        `is_locking`: lock all rows before. Without patience an operation whose rows somebody else has locked is refused
+        instead of waited for.
+        """
+        outcomes: dict[Operation, Outcome] = {}
+        self.taken = []
+        if is_locking:
+            outcomes.update(await self._lock(connection, group, is_patient))
+        creates = [one for one in group if one.kind == "create"]
+        commits = [one for one in group if one.kind == "commit" and one not in outcomes]
+        if creates:
+            jobs = [one.argument for one in creates]
+            answers, written = await create_all(connection, jobs, self.now_us, self.aging_s)
+            outcomes.update(zip(creates, answers, strict=True))
+            self.rows += written
+        for each in _once_per_job(commits):
+            refused = await self._commit(connection, [one.argument for one in each])
+            outcomes.update({one: (None, error) for one, error in zip(each, refused, strict=True)})
+        for operation in group:
+            if operation not in outcomes:
+                outcomes[operation] = await operation.argument(connection), None
+        return [outcomes[operation] for operation in group]
+
+    async def create_all(self, connection: Connection, jobs: Sequence[NewJob]) -> list[str]:
+        """All of them, or the first error."""
+        answers, written = await create_all(connection, jobs, self.now_us, self.aging_s)
+        self.rows += written
+        ids = []
+        for job_id, error in answers:
+            if error is not None:
+                raise error
+            assert job_id is not None, "who is not refused has an id"
+            ids.append(job_id)
+        return ids
+
+    async def _commit(self, connection: Connection, commits: list[Commit]) -> Sequence[BaseException | None]:
+        if len(commits) == 1 and goes_on(commits[0]):
+            self.rows += 2
+            return [await commit_running(connection, commits[0])]
+        refused, written = await commit_all(connection, commits, self.now_us, self.aging_s)
+        self.rows += written
+        return refused
+
+    async def _lock(
+        self, connection: Connection, group: Sequence[Operation], is_patient: bool
+    ) -> dict[Operation, Outcome]:
+        """Lock the rows that the group will change; the operations that have to be refused because of others."""
+        touched = {operation: operation.touches() for operation in group}
+        keys = sorted({one for some in touched.values() for one in some if isinstance(one, int)})
+        ids = sorted({one for some in touched.values() for one in some if isinstance(one, str)})
+        if not keys and not ids:
+            return {}
+        if is_patient:
+            await connection.rows(SQL["lock"], keys, ids)
+            return {}
+        free = {value for row in await connection.rows(SQL["lock_free"], keys, ids) for value in (row[0], row[1])}
+        there = {value for row in await connection.rows(SQL["lockable"], keys, ids) for value in (row[0], row[1])}
+        return {
+            operation: (None, StoreUnavailable("Another session has locked the job for long. Nothing was accepted."))
+            for operation, some in touched.items()
+            if any(one in there and one not in free for one in some)
+        }
+
+    # ── leases ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def lease_all(self, connection: Connection, name: str, order: Order, *values: Any) -> list[Claim]:
+        """Take the leases that a statement takes, and read what they are of, in that order."""
+        leased = {row["key"]: row["previous"] for row in await connection.rows(SQL[name], *values)}
+        if not leased:
+            return []
+        found = await connection.rows(SQL["whole_by_key"], list(leased), FOLD_VERSION)
+        claims = [claim_in(row, leased[row["key"]]) for row in sorted(found, key=order)]
+        self.taken += claims
+        self.rows += len(claims)
+        return claims
+
+    async def hold(self, connection: Connection, job_id: str, worker: str, request: Request) -> Held | None:
+        """As the verb of the store says."""
+        found = await connection.row(SQL["job_to_hold"], job_id)
+        if found is None:
+            return None
+        key, owner, status = found["key"], found["owner"], found["status"]
+        if status in FINAL:
+            return Held(None, None, await connection.value(SQL["inbox_key"], key, request.key))
+        await put_requests(connection, [(job_id, request)])
+        self.rows += 1
+        if owner is not None:
+            return Held(None, owner)
+        [claim] = await self.lease_all(connection, "lease", lambda row: row["key"], worker, key)
+        return Held(claim, worker)
+
+    async def hold_orphans(self, connection: Connection, worker: str, limit: int) -> list[Claim]:
+        """As the verb of the store says."""
+        await connection.rows(SQL["workers_dead"], self.now_us)
+        return await self.lease_all(connection, "lease_orphans", lambda row: row["key"], worker, limit)
+
+    async def give_back(self, connection: Connection, claims: Sequence[Claim]) -> None:
+        """Undo leases of which nobody knows whether they were committed, and nobody was told."""
+        ordered = sorted(claims, key=lambda claim: claim.handle)
+        await connection.rows(
+            SQL["lease_undo"],
+            [claim.handle for claim in ordered],
+            [claim.owner for claim in ordered],
+            [claim.epoch for claim in ordered],
+            [claim.previous_owner for claim in ordered],
+        )
+
+    # ── deleting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def delete_trees(self, connection: Connection, name: str, *values: Any) -> int:
+        """Delete the jobs that a statement finds with their attached children; one whose children are not all final
+        stays. How many were deleted, children not counted."""
+        roots = {row["id"]: row["key"] for row in await connection.rows(SQL[name], *values)}
+        if not roots:
+            return 0
+        children: dict[str, list[int]] = {job_id: [] for job_id in roots}
+        kept: set[str] = set()
+        for row in await connection.rows(SQL["attached"], list(roots)):
+            children[row["root"]].append(row["key"])
+            if not row["may_go"]:
+                kept.add(row["root"])
+        keys = [key for job_id in roots if job_id not in kept for key in (roots[job_id], *children[job_id])]
+        if keys:
+            self.rows += len(await connection.rows(SQL["delete"], keys))
+        return len(roots) - len(kept)
+
+
+def _once_per_job(commits: Sequence[Operation]) -> list[list[Operation]]:
+    """The commits in as many parts as it takes to have each job only once in a part: a repetition comes after what it
+    repeats."""
+    parts: list[dict[int, Operation]] = [{}]
+    for operation in commits:
+        key = operation.argument.claim.handle
+        for part in parts:
+            if key not in part:
+                part[key] = operation
+                break
+        else:
+            parts.append({key: operation})
+    return [list(part.values()) for part in parts if part]

@@ -1,0 +1,508 @@
+-- Every statement of the PostgreSQL store, by name, with one sentence each. A statement that changes a status or a lease
+-- names what it expects. Many rows travel as arrays, one per column, and are taken apart with unnest. Nothing newer than
+-- PostgreSQL 13 is used.
+
+-- name: meta_put
+-- A setting that belongs to the store; the first one stays.
+INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING;
+
+-- name: meta_get
+-- What it is.
+SELECT value FROM meta WHERE name = $1;
+
+-- name: definition_get
+-- The document of a content hash.
+SELECT document FROM definitions WHERE hash = $1;
+
+-- name: jobs_put
+-- Accept jobs with their definitions and first events. One whose id or idempotency key is there already changes
+-- nothing, and is not among the ids that come back. Each comes with the first row of its history; further rows, of jobs
+-- that begin with very many events, follow in arrays of their own.
+WITH moment AS MATERIALIZED (SELECT store_now($1) AS now),
+documents AS (
+  INSERT INTO definitions (hash, workflow_id, version, document)
+  SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::bytea[]) ON CONFLICT (hash) DO NOTHING
+),
+new AS MATERIALIZED (
+  SELECT nextval('jobs_key_seq') AS key, given.*
+  FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::bigint[],
+              $14::bigint[], $15::bigint[], $16::float8[], $17::text[], $18::text[], $19::text[], $20::text[],
+              $21::text[], $22::bigint[], $23::bigint[], $24::bytea[], $29::text[])
+    AS given (id, workflow_id, version, definition, status, rank, last_event, created_us, due_us, progress,
+              idempotency_key, body_hash, tags, parent_id, origin_id, first, last, events, requires)
+),
+added AS (
+  INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us,
+                    queued_us, due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id,
+                    queued_total_us, requires)
+  OVERRIDING SYSTEM VALUE
+  SELECT new.key, new.id, new.workflow_id, new.version, new.definition, new.status, new.rank,
+         CASE WHEN new.status = 'QUEUED'
+           THEN (SELECT now FROM moment) - coalesce(parent.queued_total_us, 0) - new.rank * $2::bigint ELSE 0 END,
+         new.last_event, new.created_us, CASE WHEN new.status = 'QUEUED' THEN (SELECT now FROM moment) END,
+         new.due_us, new.progress, new.idempotency_key, new.body_hash, new.tags::jsonb, new.parent_id, new.origin_id,
+         coalesce(parent.queued_total_us, 0), new.requires
+  FROM new LEFT JOIN jobs AS parent ON parent.id = new.parent_id
+  ON CONFLICT DO NOTHING
+  RETURNING key, id
+),
+begun AS (
+  INSERT INTO history (job, first, last, events)
+  SELECT key, first, last, events FROM new WHERE key = ANY(ARRAY(SELECT key FROM added))
+),
+continued AS (
+  INSERT INTO history (job, first, last, events)
+  SELECT added.key, part.first, part.last, part.events
+  FROM unnest($25::text[], $26::bigint[], $27::bigint[], $28::bytea[]) AS part (id, first, last, events)
+  JOIN added ON added.id = part.id
+)
+SELECT id FROM added;
+
+-- name: jobs_known
+-- The jobs that stood in the way of others: by id, or by workflow and idempotency key.
+SELECT id, workflow_id, idempotency_key, body_hash FROM jobs WHERE id = ANY($1::text[])
+UNION
+SELECT jobs.id, jobs.workflow_id, jobs.idempotency_key, jobs.body_hash
+FROM unnest($2::text[], $3::text[]) AS given (workflow_id, idempotency_key)
+JOIN jobs ON jobs.workflow_id = given.workflow_id AND jobs.idempotency_key = given.idempotency_key;
+
+-- name: lock
+-- Lock the rows that a transaction will change, all in one order, so that two stores do not wait for each other. What
+-- follows sees them as they are now. LATERAL makes it one look-up after the other, however small the table was when the
+-- statement was planned.
+WITH wanted AS (
+  SELECT unnest($1::bigint[]) AS key
+  UNION SELECT known.key FROM unnest($2::text[]) AS given (id),
+    LATERAL (SELECT key FROM jobs WHERE jobs.id = given.id LIMIT 1) AS known
+)
+SELECT locked.key, locked.id FROM (SELECT key FROM wanted ORDER BY key) AS ordered,
+  LATERAL (SELECT key, id FROM jobs WHERE jobs.key = ordered.key FOR NO KEY UPDATE) AS locked;
+
+-- name: lock_free
+-- The same, but for the rows that somebody else has locked.
+WITH wanted AS (
+  SELECT unnest($1::bigint[]) AS key
+  UNION SELECT known.key FROM unnest($2::text[]) AS given (id),
+    LATERAL (SELECT key FROM jobs WHERE jobs.id = given.id LIMIT 1) AS known
+)
+SELECT locked.key, locked.id FROM (SELECT key FROM wanted ORDER BY key) AS ordered,
+  LATERAL (SELECT key, id FROM jobs WHERE jobs.key = ordered.key FOR NO KEY UPDATE SKIP LOCKED) AS locked;
+
+-- name: lockable
+-- The rows of both.
+WITH wanted AS (
+  SELECT unnest($1::bigint[]) AS key
+  UNION SELECT known.key FROM unnest($2::text[]) AS given (id),
+    LATERAL (SELECT key FROM jobs WHERE jobs.id = given.id LIMIT 1) AS known
+)
+SELECT jobs.key, jobs.id FROM wanted JOIN jobs ON jobs.key = wanted.key;
+
+-- name: commit
+-- The next events of jobs, each only by the holder of its lease and, if they are the last ones, only with an empty
+-- inbox. What does not match is left alone; the keys that come back are those written. A job that begins to run adds up
+-- its wait in the queue, which one that was taken over at once did not have. Each comes with the first row that its
+-- events take, if there are any; further rows, of commits of very many events, follow in arrays of their own.
+WITH moment AS MATERIALIZED (SELECT store_now($1) AS now),
+moved AS (
+  UPDATE jobs SET
+    last_event = to_be.last_event, rank = to_be.rank, progress = to_be.progress, current_step = to_be.current_step,
+    error_type = to_be.error_type, error_message = to_be.error_message, error_folded = to_be.error_folded,
+    pause_requested = to_be.pause_requested, cancel_requested = to_be.cancel_requested,
+    abandoned = jobs.abandoned + to_be.abandoned,
+    queued_total_us = jobs.queued_total_us
+      + CASE WHEN jobs.status = 'QUEUED' AND to_be.status <> 'QUEUED'
+          THEN (SELECT now FROM moment) - jobs.queued_us ELSE 0 END,
+    queued_us = CASE
+      WHEN to_be.status = 'QUEUED' AND jobs.status <> 'QUEUED' THEN (SELECT now FROM moment)
+      WHEN to_be.status = 'RUNNING' AND jobs.status NOT IN ('QUEUED', 'RUNNING') THEN (SELECT now FROM moment)
+      ELSE jobs.queued_us END,
+    sort_at = CASE WHEN to_be.status = 'QUEUED'
+      THEN (CASE WHEN jobs.status = 'QUEUED' THEN jobs.queued_us ELSE (SELECT now FROM moment) END)
+           - jobs.queued_total_us - to_be.rank * $2::bigint
+      ELSE jobs.sort_at END,
+    status = to_be.status, started_us = to_be.started_us, completed_us = to_be.completed_us,
+    due_us = CASE WHEN to_be.status = 'RUNNING' THEN NULL ELSE to_be.due_us END,
+    owner = CASE WHEN to_be.status = 'RUNNING' THEN jobs.owner END, requires = to_be.requires, deaths = to_be.deaths
+  FROM unnest($3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::smallint[],
+              $10::bigint[], $11::float8[], $12::text[], $13::text[], $14::text[], $15::text[], $16::boolean[],
+              $17::boolean[], $18::integer[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
+              $23::bigint[], $24::bytea[], $30::text[], $31::integer[])
+    AS to_be (key, owner, epoch, expected, previous_status, status, rank, last_event, progress, current_step,
+              error_type, error_message, error_folded, pause_requested, cancel_requested, abandoned, started_us,
+              completed_us, due_us, first, last, events, requires, deaths)
+  WHERE jobs.key = to_be.key AND jobs.owner = to_be.owner AND jobs.epoch = to_be.epoch
+    AND jobs.last_event = to_be.expected AND jobs.status = to_be.previous_status
+    AND (to_be.completed_us IS NULL OR NOT EXISTS (
+      SELECT 1 FROM inbox WHERE inbox.job = to_be.key AND NOT inbox.drained AND inbox.sequence <> ALL($25::bigint[])))
+  RETURNING jobs.key, to_be.first, to_be.last, to_be.events
+),
+written AS (
+  INSERT INTO history (job, first, last, events)
+  SELECT key, first, last, events FROM moved WHERE first IS NOT NULL
+),
+continued AS (
+  INSERT INTO history (job, first, last, events)
+  SELECT part.job, part.first, part.last, part.events
+  FROM unnest($26::bigint[], $27::bigint[], $28::bigint[], $29::bytea[]) AS part (job, first, last, events)
+  WHERE part.job IN (SELECT key FROM moved)
+),
+answered AS (
+  UPDATE inbox SET drained = TRUE, payload = ''
+  WHERE sequence = ANY($25::bigint[]) AND NOT drained AND job IN (SELECT key FROM moved)
+)
+SELECT key FROM moved;
+
+-- name: commit_running
+-- The same for one job that goes on, without an answer to anybody: what a step of a chain costs.
+WITH moved AS (
+  UPDATE jobs SET
+    last_event = $5, rank = $6, progress = $7, current_step = $8, error_type = $9, error_message = $10,
+    error_folded = $11, pause_requested = $12, cancel_requested = $13
+  WHERE key = $1 AND owner = $2 AND epoch = $3 AND last_event = $4 AND status = 'RUNNING'
+  RETURNING key
+)
+INSERT INTO history (job, first, last, events)
+SELECT key, $14::bigint, $15::bigint, $16::bytea FROM moved RETURNING job;
+
+-- name: as_it_is
+-- What a refused commit met, with the events that it would have followed.
+SELECT owner, epoch, last_event, status,
+       ARRAY(SELECT events FROM history WHERE history.job = jobs.key AND last > $2 ORDER BY first) AS history
+FROM jobs WHERE key = $1;
+
+-- name: snapshots_put
+-- Keep the latest snapshots of jobs, and say in their rows that there are some.
+WITH given AS (
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS given (job, last_event, state)
+),
+kept AS (
+  INSERT INTO snapshots (job, fold_version, last_event, state)
+  SELECT job, $4, last_event, state FROM given
+  ON CONFLICT (job) DO UPDATE SET fold_version = excluded.fold_version, last_event = excluded.last_event,
+                                  state = excluded.state
+)
+UPDATE jobs SET snapshot_event = given.last_event FROM given WHERE jobs.key = given.job;
+
+-- name: posts_put
+-- Requests for jobs that are not final; the same key a second time changes nothing.
+INSERT INTO inbox (job, key, kind, payload, by, reason, at_us)
+SELECT jobs.key, post.key, post.kind, post.payload, post.by, post.reason, post.at_us
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bigint[])
+  WITH ORDINALITY AS post (id, key, kind, payload, by, reason, at_us, place)
+JOIN jobs ON jobs.id = post.id AND jobs.completed_us IS NULL
+ORDER BY post.place
+ON CONFLICT (job, key) DO NOTHING;
+
+-- name: leaks_put
+-- Resources that jobs give up.
+INSERT INTO leaks (resource, path, name, release, inputs, error, leaked_us, job_id, workflow_id)
+SELECT leak.resource, leak.path, leak.name, leak.release, leak.inputs, leak.error, store_now($1), jobs.id,
+       jobs.workflow_id
+FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+  WITH ORDINALITY AS leak (job, resource, path, name, release, inputs, error, place)
+JOIN jobs ON jobs.key = leak.job
+ORDER BY leak.place;
+
+-- name: claim
+-- The queue: jobs that nobody holds, by virtual arrival time; those that require what the worker does not have are left
+-- to others. There is a queue for each set of requirements ($5: at most so many are looked at), found from index entry
+-- to index entry. What was found is locked, so the update repeats no condition: with one, the planner would look for it
+-- in the whole queue.
+WITH RECURSIVE sets (requires) AS (
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND (deaths >= 2) = $3
+   ORDER BY requires LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND (deaths >= 2) = $3
+          AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+  FROM sets WHERE sets.requires IS NOT NULL
+),
+served AS MATERIALIZED (
+  SELECT requires FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $5) AS seen
+  WHERE requires = '' OR $4::text[] IS NULL OR requires::jsonb ?| $4::text[]
+),
+found AS MATERIALIZED (
+  SELECT one.key, one.sort_at FROM served, LATERAL (
+    SELECT key, sort_at FROM jobs
+    WHERE status = 'QUEUED' AND owner IS NULL AND (deaths >= 2) = $3 AND jobs.requires = served.requires
+    ORDER BY sort_at, key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) AS one
+),
+next AS (SELECT key FROM found ORDER BY sort_at, key LIMIT $2)
+UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
+RETURNING jobs.key, NULL::text AS previous;
+
+-- name: lease_due
+-- Jobs that nobody holds and whose timer is due.
+WITH next AS (
+  SELECT key FROM jobs WHERE due_us <= (SELECT store_now($3)) AND owner IS NULL
+  ORDER BY due_us, key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
+RETURNING jobs.key, NULL::text AS previous;
+
+-- name: lease_requested
+-- Jobs that nobody holds and that somebody asks something of.
+WITH next AS (
+  SELECT key FROM jobs WHERE owner IS NULL AND completed_us IS NULL
+  AND key IN (SELECT job FROM inbox WHERE NOT drained) ORDER BY key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
+RETURNING jobs.key, NULL::text AS previous;
+
+-- name: lease_orphans
+-- Jobs of others that do not live: `workers_dead` goes before.
+WITH next AS (
+  SELECT key, owner FROM jobs WHERE owner IS NOT NULL AND owner <> $1
+  AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = jobs.owner AND NOT has_left)
+  ORDER BY owner LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
+RETURNING jobs.key, next.owner AS previous;
+
+-- name: lease
+-- Take a lease of a job that nobody holds.
+UPDATE jobs SET owner = $1, epoch = epoch + 1 WHERE key = $2 AND owner IS NULL RETURNING key, NULL::text AS previous;
+
+-- name: lease_undo
+-- Leases that were perhaps taken and never told of: the jobs go back to whom they belonged to.
+UPDATE jobs SET owner = given.previous
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) AS given (key, owner, epoch, previous)
+WHERE jobs.key = given.key AND jobs.owner = given.owner AND jobs.epoch = given.epoch
+  AND (given.previous IS NOT NULL OR jobs.status <> 'RUNNING');
+
+-- name: release
+-- Give a lease back with nothing recorded.
+UPDATE jobs SET owner = NULL WHERE key = $1 AND owner = $2 AND epoch = $3 AND status <> 'RUNNING' RETURNING key;
+
+-- name: whole_by_key
+-- Jobs with the events after their snapshots, if this fold can read these, and with their undrained requests.
+SELECT jobs.*, snapshots.state AS snapshot, snapshots.last_event AS snapshot_at,
+       ARRAY(SELECT events FROM history WHERE history.job = jobs.key AND last > coalesce(snapshots.last_event, 0)
+             ORDER BY first) AS history,
+       ARRAY(SELECT ROW(inbox.key, kind, by, reason, at_us, payload, sequence) FROM inbox
+             WHERE inbox.job = jobs.key AND NOT drained ORDER BY sequence) AS requests
+FROM jobs LEFT JOIN snapshots ON snapshots.job = jobs.key AND jobs.snapshot_event > 0 AND fold_version = $2
+WHERE jobs.key = ANY($1::bigint[]);
+
+-- name: whole_by_id
+-- The same of one job.
+SELECT jobs.*, snapshots.state AS snapshot, snapshots.last_event AS snapshot_at,
+       ARRAY(SELECT events FROM history WHERE history.job = jobs.key AND last > coalesce(snapshots.last_event, 0)
+             ORDER BY first) AS history,
+       ARRAY(SELECT ROW(inbox.key, kind, by, reason, at_us, payload, sequence) FROM inbox
+             WHERE inbox.job = jobs.key AND NOT drained ORDER BY sequence) AS requests
+FROM jobs LEFT JOIN snapshots ON snapshots.job = jobs.key AND jobs.snapshot_event > 0 AND fold_version = $2
+WHERE jobs.id = $1;
+
+-- name: jobs_by_id
+-- The rows of some jobs.
+SELECT * FROM jobs WHERE id = ANY($1::text[]);
+
+-- name: definition_of
+-- Which definition a job was made from.
+SELECT definition FROM jobs WHERE id = $1;
+
+-- name: history_after
+-- The rows that hold events above a number, in order, a bounded number of rows.
+SELECT events FROM history
+WHERE job = (SELECT key FROM jobs WHERE id = $1) AND last > $2
+  AND first >= coalesce((SELECT max(earlier.first) FROM history AS earlier
+                         WHERE earlier.job = (SELECT key FROM jobs WHERE id = $1) AND earlier.first <= $2 + 1), 0)
+ORDER BY first LIMIT $3;
+
+-- name: next_due
+-- The earliest timer of a job that nobody holds.
+SELECT min(due_us) FROM jobs WHERE due_us IS NOT NULL AND owner IS NULL;
+
+-- name: has_orphans
+-- Whether somebody holds jobs and does not live.
+SELECT EXISTS (
+  SELECT 1 FROM jobs WHERE owner IS NOT NULL AND owner <> $1 AND NOT EXISTS (
+    SELECT 1 FROM workers
+    WHERE workers.id = jobs.owner AND NOT has_left AND lease_until_us > (SELECT store_now($2))));
+
+-- name: has_requested
+-- Whether somebody asks something of a job that nobody holds.
+SELECT EXISTS (
+  SELECT 1 FROM inbox JOIN jobs ON jobs.key = inbox.job
+  WHERE NOT inbox.drained AND jobs.owner IS NULL AND jobs.completed_us IS NULL);
+
+-- name: job_to_hold
+-- What a request needs to know of a job; the row is locked until the request is in.
+SELECT key, owner, status FROM jobs WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: inbox_key
+-- Whether a key was used for a job, drained or not.
+SELECT EXISTS (SELECT 1 FROM inbox WHERE job = $1 AND key = $2);
+
+-- name: inbox_of_id
+-- The requests of a job, oldest first.
+SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox
+WHERE job = (SELECT key FROM jobs WHERE id = $1) AND NOT drained ORDER BY sequence;
+
+-- name: jobs_with_requests
+-- Jobs of a worker that somebody asks something of.
+SELECT DISTINCT jobs.id FROM inbox JOIN jobs ON jobs.key = inbox.job WHERE NOT inbox.drained AND jobs.owner = $1;
+
+-- name: ids_like
+-- Ids that begin or end with some characters.
+SELECT id FROM jobs WHERE id >= $1 AND id < $1 || chr(1114111)
+UNION SELECT id FROM jobs WHERE right(id, length($1)) = $1 ORDER BY id LIMIT $2;
+
+-- name: threads_abandoned
+-- So many threads of jobs that their workers could not stop.
+INSERT INTO abandoned (job, worker, threads) SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[])
+ON CONFLICT (job, worker) DO UPDATE SET threads = abandoned.threads + excluded.threads;
+
+-- name: thread_ended
+-- A thread of a job that a worker had abandoned has ended: its row counts one less. The row is locked before.
+WITH ended AS (
+  UPDATE abandoned SET threads = threads - 1
+  WHERE job = (SELECT key FROM jobs WHERE id = $1) AND worker = $2 AND threads > 0 RETURNING job
+)
+UPDATE jobs SET abandoned = jobs.abandoned - 1 FROM ended WHERE jobs.key = ended.job RETURNING jobs.key;
+
+-- name: threads_forgotten
+-- The threads of a worker have ended with it.
+WITH ended AS (DELETE FROM abandoned WHERE worker = $1 RETURNING job, threads),
+ordered AS (SELECT job, threads FROM ended ORDER BY job)
+UPDATE jobs SET abandoned = jobs.abandoned - ordered.threads FROM ordered WHERE jobs.key = ordered.job
+RETURNING jobs.key;
+
+-- name: worker_put
+-- A worker lives until its lease ends; since when, if it did before.
+INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs)
+SELECT $1, now, now, now + $2::bigint, $4, $5, $6, $7, $8 FROM store_now($3) AS now
+ON CONFLICT (id) DO UPDATE SET
+  registered_us = CASE WHEN NOT workers.has_left AND workers.lease_until_us > excluded.heartbeat_us
+    THEN workers.registered_us ELSE excluded.registered_us END,
+  heartbeat_us = excluded.heartbeat_us, lease_until_us = excluded.lease_until_us, has_left = FALSE,
+  host = excluded.host, pid = excluded.pid, version = excluded.version, components = excluded.components,
+  max_jobs = excluded.max_jobs;
+
+-- name: worker_renew
+-- Renew a lease that has not ended.
+UPDATE workers SET heartbeat_us = now, lease_until_us = now + $2::bigint FROM store_now($3) AS now
+WHERE id = $1 AND lease_until_us > now AND NOT has_left RETURNING id;
+
+-- name: workers
+-- The workers whose lease has not ended, with how many jobs each holds.
+SELECT id, host, pid, version, components, max_jobs, registered_us, heartbeat_us, lease_until_us,
+       (SELECT count(*) FROM jobs WHERE owner = workers.id) AS jobs
+FROM workers WHERE lease_until_us > (SELECT store_now($1)) AND NOT has_left ORDER BY registered_us, id;
+
+-- name: workers_dead
+-- Forget the workers whose lease has ended, and with them the threads that they had abandoned; how many of them had not
+-- said that they leave. Whoever is not here is dead as well.
+WITH dead AS (DELETE FROM workers WHERE lease_until_us <= store_now($1) RETURNING id, has_left),
+ended AS (DELETE FROM abandoned USING dead WHERE abandoned.worker = dead.id RETURNING job, threads),
+ordered AS (SELECT job, sum(threads)::integer AS threads FROM ended GROUP BY job ORDER BY job),
+counted AS (UPDATE jobs SET abandoned = jobs.abandoned - ordered.threads FROM ordered WHERE jobs.key = ordered.job)
+SELECT count(*) FROM dead WHERE NOT has_left;
+
+-- name: worker_left
+-- The worker is gone, but threads of it may run.
+UPDATE workers SET has_left = TRUE WHERE id = $1 RETURNING id;
+
+-- name: worker_delete
+-- The worker is gone.
+DELETE FROM workers WHERE id = $1 RETURNING id;
+
+-- name: deletable
+-- A job that may be deleted: final or never started, held by nobody, and no attached child.
+SELECT key, id FROM jobs WHERE id = $1 AND owner IS NULL AND parent_id IS NULL
+AND status IN ('CREATED', 'COMPLETED', 'FAILED', 'CANCELLED') FOR UPDATE;
+
+-- name: final_before
+-- Jobs that became final before a time, and are no attached children.
+SELECT key, id FROM jobs WHERE completed_us IS NOT NULL AND parent_id IS NULL AND completed_us < $1
+ORDER BY completed_us LIMIT $2 FOR UPDATE SKIP LOCKED;
+
+-- name: attached
+-- The attached children of jobs, and theirs, with whether each may be deleted.
+WITH RECURSIVE tree (root, key, id, may_go) AS (
+  SELECT parent_id, key, id, owner IS NULL AND completed_us IS NOT NULL FROM jobs WHERE parent_id = ANY($1::text[])
+  UNION ALL
+  SELECT tree.root, jobs.key, jobs.id, jobs.owner IS NULL AND jobs.completed_us IS NOT NULL
+  FROM jobs JOIN tree ON jobs.parent_id = tree.id
+)
+SELECT root, key, may_go FROM tree;
+
+-- name: delete
+-- With the jobs go their histories, inboxes, snapshots, output, and what is known of their threads.
+WITH keys AS (SELECT unnest($1::bigint[]) AS key),
+histories AS (DELETE FROM history USING keys WHERE history.job = keys.key),
+inboxes AS (DELETE FROM inbox USING keys WHERE inbox.job = keys.key),
+folds AS (DELETE FROM snapshots USING keys WHERE snapshots.job = keys.key),
+outputs AS (DELETE FROM output USING keys WHERE output.job = keys.key),
+threads AS (DELETE FROM abandoned USING keys WHERE abandoned.job = keys.key)
+DELETE FROM jobs USING keys WHERE jobs.key = keys.key RETURNING jobs.key;
+
+-- name: output_put
+-- Chunks of output; the same one again changes nothing. The job cannot be deleted meanwhile.
+WITH owner AS MATERIALIZED (SELECT key FROM jobs WHERE id = $1 FOR KEY SHARE),
+kept AS (
+  INSERT INTO output (job, path, attempt, first, last, pieces)
+  SELECT owner.key, $2, $3, chunk.first, chunk.last, chunk.pieces
+  FROM owner, unnest($4::bigint[], $5::bigint[], $6::bytea[])
+    WITH ORDINALITY AS chunk (first, last, pieces, place)
+  ORDER BY chunk.place
+  ON CONFLICT DO NOTHING
+)
+SELECT key FROM owner;
+
+-- name: output_cut
+-- Between the beginning and the end of an attempt nothing is kept.
+DELETE FROM output WHERE job = $1 AND path = $2 AND attempt = $3 AND first >= $4 AND last <= $5;
+
+-- name: output_bytes
+-- The bytes of a job's output.
+SELECT coalesce(sum(last - first), 0)::bigint FROM output WHERE job = $1;
+
+-- name: output_oldest
+-- Which attempt of a job wrote first.
+SELECT path, attempt FROM output WHERE job = $1 ORDER BY sequence LIMIT 1;
+
+-- name: output_drop
+-- Forget the output of an attempt.
+DELETE FROM output WHERE job = $1 AND path = $2 AND attempt = $3;
+
+-- name: output_of
+-- The output of a job, of a step run and those inside it, or of one attempt, in the order in which it was stored; with
+-- each chunk the bytes right before it that are not kept.
+SELECT one.sequence, one.path, one.attempt, one.first, one.last,
+       one.first - coalesce((SELECT earlier.last FROM output AS earlier
+                             WHERE earlier.job = one.job AND earlier.path = one.path AND earlier.attempt = one.attempt
+                               AND earlier.first < one.first ORDER BY earlier.first DESC LIMIT 1), 0) AS cut,
+       one.pieces
+FROM output AS one
+WHERE one.job = (SELECT key FROM jobs WHERE id = $1) AND one.sequence > $4
+  AND ($3::integer IS NULL OR one.attempt = $3)
+  AND ($2::text IS NULL OR one.path = $2 OR left(one.path, length($2) + 1) IN ($2 || '.', $2 || '['))
+ORDER BY one.sequence LIMIT $5;
+
+-- name: job_counts
+-- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows.
+SELECT status, count(*) AS count, min(since) AS since FROM (
+  SELECT status, queued_us AS since FROM (
+    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL LIMIT $1) AS waiting
+  UNION ALL
+  SELECT status, NULL FROM (SELECT status, owner FROM jobs ORDER BY key DESC LIMIT $1) AS latest
+  WHERE status <> 'QUEUED' OR owner IS NOT NULL
+) AS counted GROUP BY status;
+
+-- name: leaks_after
+-- The oldest leaks first.
+SELECT key, job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries FROM leaks
+WHERE key > $1 ORDER BY key LIMIT $2;
+
+-- name: leaks_count
+-- How many leaks there are.
+SELECT count(*) FROM leaks;
+
+-- name: leak_note
+-- A leak was tried again.
+UPDATE leaks SET error = $2, tries = tries + 1 WHERE key = $1 RETURNING key;
+
+-- name: leak_drop
+-- A leak is gone.
+DELETE FROM leaks WHERE key = $1 RETURNING key;
