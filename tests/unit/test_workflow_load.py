@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from openagents_json.errors import InvalidDefinition, Problem
-from openagents_json.workflow import load_folder, load_workflow, parse_text, parse_workflow
-from openagents_json.workflow.model import LATER_FIELDS, RESERVED_IDS
+from openagents_json.workflow import limits, load_folder, load_workflow, parse_text, parse_workflow
+from openagents_json.workflow.model import RESERVED_IDS
 
 STEP: dict[str, Any] = {"id": "a", "set": 1}
 
@@ -169,10 +169,33 @@ def test_field_of_another_kind_is_refused(step: dict[str, Any], path: str, words
     assert words in problem.message
 
 
-@pytest.mark.parametrize("field", LATER_FIELDS)
-def test_definition_field_of_a_later_release_is_refused_by_name(field: str) -> None:
-    problem = problem_of(definition(**{field: 60}))
-    assert f"`{field}` comes with a later release" in problem.message
+@pytest.mark.parametrize(
+    ("given", "path", "message"),
+    [
+        (0, "", "It must be at least 1."),
+        (limits.CONCURRENT_JOBS + 1, "", "It must be at most 10000."),
+        (True, "", "It must be an integer or an object, but it is true."),
+        ("3", "", "It must be an integer or an object, but it is the string '3'."),
+        ({"key": "x"}, "", "`limit` is missing."),
+        ({"limit": 1, "overflw": "queue"}, ".overflw", "`concurrency` has no field 'overflw'."),
+        ({"limit": 0}, ".limit", "It must be at least 1."),
+        ({"limit": 1, "overflow": "wait"}, ".overflow", "It must be 'queue', 'reject' or 'replace'."),
+        ({"limit": 1, "hold": "all"}, ".hold", "It must be 'job' or 'running'."),
+        ({"limit": 1, "key": 3}, ".key", "It must be a string, but it is the number 3."),
+    ],
+)
+def test_concurrency_is_checked(given: Any, path: str, message: str) -> None:
+    problem = problem_of(definition(concurrency=given))
+    assert (problem.path, problem.message) == (f"$.concurrency{path}", message)
+
+
+@pytest.mark.parametrize("given", [1, limits.CONCURRENT_JOBS, {"limit": 1}, {"limit": 2, "key": "{{ inputs.a }}"}])
+def test_concurrency_has_a_short_and_a_long_form(given: Any) -> None:
+    workflow = parse_workflow(definition(concurrency=given))
+    assert workflow.limit is not None
+    assert workflow.limit.limit == (given if isinstance(given, int) else given["limit"])
+    assert (workflow.limit.hold, workflow.limit.overflow) == ("job", "queue")
+    assert parse_workflow(definition(concurrency=None)).limit is None
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_IDS))

@@ -14,6 +14,7 @@ from typing import Any
 from openagents_json.errors import ExpressionError, InvalidDefinition, Problem
 from openagents_json.jsondata import plain
 from openagents_json.workflow import limits
+from openagents_json.workflow.concurrency import key_problems
 from openagents_json.workflow.expressions import Template, broken_template, compile_condition, compile_template
 from openagents_json.workflow.inputs import PayloadSchema, declared_inputs, secret_names
 from openagents_json.workflow.model import RESERVED_IDS, Case, Catch, Compensate, Step, Workflow
@@ -68,7 +69,18 @@ class _Planner:
         for node in self.nodes.values():
             if node.nested is not None and node.body is not None:
                 made |= node.body.by_id
-        return Plan(workflow, root, finally_block, outputs, self.nodes | made, secret_names(workflow.inputs))
+        secret = secret_names(workflow.inputs)
+        return Plan(workflow, root, finally_block, outputs, self.nodes | made, self.limit_key(secret), secret)
+
+    def limit_key(self, secret_inputs: frozenset[str]) -> Template | None:
+        path, limit = "$.concurrency.key", self.workflow.limit
+        if limit is None or limit.key is None:
+            return None
+        key = self.compile(limit.key, path)
+        for problem in key_problems(key, secret_inputs):
+            self.problem(path, *problem)
+        self.check_inputs(key, path)
+        return key
 
     def problem(self, path: str, message: str, suggestion: str | None = None) -> None:
         self.problems.add(path, message, suggestion)
@@ -338,6 +350,9 @@ class _Planner:
             self.problem(path, f"`{root}` cannot be used here: {why}.")
         if template.secrets and not secrets_allowed:
             self.problem(path, "`secrets` may stand only inside the `inputs` of a component.")
+        self.check_inputs(template, path)
+
+    def check_inputs(self, template: Template, path: str) -> None:
         if self.input_names is not None and template.inputs:
             for name in sorted(template.inputs - self.input_names):
                 self.problem(path, f"The workflow has no input {name!r}.", nearest(name, self.input_names))

@@ -29,10 +29,17 @@ TEXTS = {
         "metadata": "Free; copied into each job.",
         "priority": "Of its jobs, unless they say otherwise.",
         "timeout": "Seconds that a job may take, from its first start.",
+        "concurrency": "How many jobs are on at a time; left out, any number.",
         "inputs": "A JSON Schema of an object: what a job is given.",
         "steps": "A step without `needs` runs after all steps before it.",
         "outputs": "Any JSON with expressions. Left out: the last step's output under its id.",
         "finally": "Steps that run whatever the outcome is; they see job.outcome.",
+    },
+    "Concurrency": {
+        "key": "With expressions of `inputs`: jobs for which it has the same value are counted together.",
+        "limit": "How many are on at a time.",
+        "hold": "A job counts from its first start to its end, or only while it is running.",
+        "overflow": "One more waits in the queue, is refused, or replaces the oldest.",
     },
     "Step": {
         "id": "Unique in the whole definition; expressions say steps.ID.output.",
@@ -91,6 +98,7 @@ def language_schema() -> dict[str, Any]:
     root["description"] = "A workflow: inputs, steps and outputs. See docs/language.md."
     parts["Step"]["description"] = f"A step: exactly one of {', '.join(KINDS)}."
     _describe(root, "Workflow")
+    _describe(parts["Concurrency"], "Concurrency")
     _describe(parts["Step"], "Step")
     _constrain_step(parts["Step"])
     _constrain_wait(parts["Wait"])

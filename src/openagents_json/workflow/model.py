@@ -18,6 +18,7 @@ from openagents_json.workflow import limits
 
 Seconds = Annotated[float, Field(gt=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
 Delay = Annotated[float, Field(ge=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
+JobCount = Annotated[int, Field(ge=1, le=limits.CONCURRENT_JOBS)]
 Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 StepId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=limits.ID_CHARACTERS)]
 StepKind = Literal["component", "set", "foreach", "repeat", "switch", "parallel", "wait", "signal", "workflow", "raise"]
@@ -28,10 +29,6 @@ CONTAINERS = frozenset({"foreach", "repeat", "switch", "parallel"})
 RESERVED_IDS = frozenset(
     {"inputs", "input", "steps", "item", "index", "iteration", "last", "job", "workflow", "error", "secrets"}
 )
-
-
-# What LANGUAGE.md promises and this release does not do yet. A definition that uses it is refused, never misread.
-LATER_FIELDS = ("concurrency",)
 
 
 def _empty(kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
@@ -189,6 +186,17 @@ class Step(_Model):
 _ATTRIBUTES = {"raise": "raise_", "schema": "schema_"}
 
 
+class Concurrency(_Model):
+    """How many jobs of the workflow are on at a time: of all, or of those for which `key` has the same value. A job is
+    on from its first start to its end, or with `hold` running only while it runs; `overflow` says what becomes of one
+    more."""
+
+    key: str | None = Field(default=None, max_length=limits.TEMPLATE_BYTES)
+    limit: JobCount
+    hold: Literal["job", "running"] = "job"
+    overflow: Literal["queue", "reject", "replace"] = "queue"
+
+
 class Workflow(_Model):
     """A whole definition. Immutable; `content_hash` identifies it whatever its id and version say."""
 
@@ -201,6 +209,7 @@ class Workflow(_Model):
     metadata: dict[str, Any] = _empty(dict)
     priority: Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"] | None = None
     timeout: Seconds | None = None  # of the whole job, from its first start
+    concurrency: JobCount | Concurrency | None = None
     # Of a definition that the engine makes for an item of a spreading foreach: the step ids and the names (item,
     # index …) of its parent that it refers to.
     given: list[str] = _empty(list)
@@ -210,6 +219,12 @@ class Workflow(_Model):
     finally_: list[Step] = Field(default_factory=list, json_schema_extra={"default": []}, alias="finally")
 
     document: dict[str, Any] = Field(exclude=True, default_factory=dict)  # the canonical JSON this was made from
+
+    @cached_property
+    def limit(self) -> Concurrency | None:
+        """`concurrency` in its long form; None: any number of jobs are on."""
+        given = self.concurrency
+        return Concurrency(limit=given) if isinstance(given, int) else given
 
     @cached_property
     def encoded(self) -> bytes:

@@ -16,6 +16,8 @@ from openagents_json.workflow.inputs import PayloadSchema
 from openagents_json.workflow.model import Step, Workflow
 from openagents_json.workflow.problems import member_path, shown
 
+MAX_FIRST = 64  # of more components that a job could begin with none is named
+
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -115,6 +117,7 @@ class Plan:
     finally_block: Block | None
     outputs: Template | None
     nodes: dict[str, Node]  # every step by id, nested ones and undo calls (`ID[undo]`) included
+    limit_key: Template | None  # of `concurrency`; evaluated with the inputs alone
     secret_inputs: frozenset[str]  # inputs marked writeOnly: they hold {"secret": NAME}, never a value
 
     @cached_property
@@ -122,6 +125,16 @@ class Plan:
         """The components that its steps call by a fixed name. (Those that an expression chooses show when it runs.)"""
         calls = (node.component for node in self.nodes.values() if node.component is not None)
         return frozenset(str(call.source) for call in calls if call.is_constant)
+
+    @cached_property
+    def first_components(self) -> tuple[str, ...]:
+        """A new job needs a worker with one of these, sorted; every worker can begin it if there are none."""
+        names = set()
+        for node in (self.root.nodes[index] for index in self.root.starts):
+            if node.component is None or not node.component.is_constant or node.condition is not None:
+                return ()
+            names.add(str(node.component.source))
+        return tuple(sorted(names)) if len(names) <= MAX_FIRST else ()
 
     def holds_secret(self, template: Template) -> bool:
         """Whether a value would hold a secret once rendered: then only its source may be recorded."""

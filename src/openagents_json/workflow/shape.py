@@ -1,6 +1,6 @@
 """The shape of a definition: which fields there are, which go together, and every deviation as a sentence.
 
-What the closed pydantic model cannot say well (fields of another kind of step, of a later release, misspelt ones) is
+What the closed pydantic model cannot say well (fields of another kind of step, misspelt ones) is
 checked here first and left out of what the model gets; the model then judges types and bounds.
 """
 
@@ -16,12 +16,12 @@ from pydantic_core import ErrorDetails
 from openagents_json.workflow import limits
 from openagents_json.workflow.model import (
     KINDS,
-    LATER_FIELDS,
     RESERVED_BRANCHES,
     RESERVED_IDS,
     Case,
     Catch,
     Compensate,
+    Concurrency,
     Raise,
     Repeat,
     Retry,
@@ -57,7 +57,6 @@ def _names(model: type[BaseModel], *left_out: str) -> dict[str, None]:
 
 _STEP_FIELDS = _names(Step)
 _WORKFLOW_FIELDS = _names(Workflow, "document", "given")  # `given` is the engine's alone
-_LATER = "comes with a later release of openagents_json"
 
 
 def shape_of(document: dict[str, Any], problems: Problems) -> Workflow | None:
@@ -67,7 +66,9 @@ def shape_of(document: dict[str, Any], problems: Problems) -> Workflow | None:
     makes one, so that its references can be checked in the same go.
     """
     before = len(problems.found)
-    fields = _fields(document, "$", _WORKFLOW_FIELDS, LATER_FIELDS, problems, "A workflow")
+    fields = _fields(document, "$", _WORKFLOW_FIELDS, problems, "A workflow")
+    if isinstance(given := fields.get("concurrency"), dict):
+        fields["concurrency"] = _fields(given, "$.concurrency", _names(Concurrency), problems, "`concurrency`")
     counter = _Counter(problems)
     for name in ("steps", "finally"):
         if isinstance(steps := document.get(name), list):
@@ -103,7 +104,7 @@ class _Counter:
         return kept
 
     def step(self, step: dict[str, Any], path: str) -> dict[str, Any]:
-        fields = _fields(step, path, _STEP_FIELDS, (), self.problems, "A step")
+        fields = _fields(step, path, _STEP_FIELDS, self.problems, "A step")
         self.identity(step, path)
         kind = self.kind(step, path)
         if kind is None:
@@ -123,7 +124,7 @@ class _Counter:
     def part(self, fields: dict[str, Any], name: str, model: type[BaseModel], path: str) -> None:
         """An object inside a step: closed like the step itself."""
         if isinstance(given := fields.get(name), dict):
-            fields[name] = _fields(given, f"{path}.{name}", _names(model), (), self.problems, f"`{name}`")
+            fields[name] = _fields(given, f"{path}.{name}", _names(model), self.problems, f"`{name}`")
 
     def nested(self, step: dict[str, Any], fields: dict[str, Any], kind: str | None, path: str) -> None:
         """Everything that is a list of steps inside a step."""
@@ -148,7 +149,7 @@ class _Counter:
 
     def case(self, part: dict[str, Any], model: type[BaseModel], path: str, name: str) -> dict[str, Any]:
         """One case of a `switch` or one handler of a `catch`."""
-        fields = _fields(part, path, _names(model), (), self.problems, f"An entry of `{name}`")
+        fields = _fields(part, path, _names(model), self.problems, f"An entry of `{name}`")
         if isinstance(steps := fields.get("steps"), list):
             fields["steps"] = self.steps(steps, f"{path}.steps")
         return fields
@@ -203,7 +204,6 @@ def _fields(
     given: Mapping[str, Any],
     path: str,
     known: Collection[str],
-    later: Collection[str],
     problems: Problems,
     what: str,
 ) -> dict[str, Any]:
@@ -212,11 +212,9 @@ def _fields(
     for name, value in given.items():
         if name in known:
             fields[name] = value
-        elif name in later:
-            problems.add(f"{path}.{name}", f"`{name}` {_LATER}; leave it out.")
         elif not name.startswith("x-") and not (name == "$schema" and path == "$"):
             message = f"{what} has no field {shown(name)}."
-            problems.add_unknown(member_path(path, name), message, name, (*known, *later))
+            problems.add_unknown(member_path(path, name), message, name, known)
     return fields
 
 
@@ -256,7 +254,8 @@ _PATTERNS = {
 
 
 def _translate(details: list[ErrorDetails], document: dict[str, Any], problems: Problems) -> None:
-    """Note pydantic's errors: those of one place, such as the members of a union, as one sentence."""
+    """Note pydantic's errors: those of one place, such as the members of a union, as one sentence; or where a member
+    fits but for what is inside it, that alone."""
     by_place: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in details:
         by_place.setdefault(_real_place(detail["loc"], document), []).append(detail)
@@ -271,7 +270,7 @@ def _translate(details: list[ErrorDetails], document: dict[str, Any], problems: 
         rest = [error for error in others if error["type"] != "missing"]
         if rest:  # of a union, the member whose type fits tells most
             problems.add(path, _sentence(rest[0], str(place[-1]) if place else ""))
-        elif types:
+        elif types and not missing and not any(other[: len(place)] == place for other in by_place if other != place):
             got = _kind_of(_at(place, document))
             problems.add(path, f"It must be {' or '.join(dict.fromkeys(types))}, but it is {got}.")
 
@@ -288,11 +287,14 @@ def _sentence(error: ErrorDetails, field: str) -> str:
 
 
 def _real_place(place: Sequence[str | int], value: Any) -> tuple[str | int, ...]:
-    """The part of a pydantic location that exists in the document: it also names members of unions."""
+    """The part of a pydantic location that exists in the document: it also names members of unions, and goes on inside
+    of them."""
     real: list[str | int] = []
-    for part in place:
+    for part, following in zip(place, (*place[1:], None), strict=True):
         is_index = isinstance(part, int) and isinstance(value, list) and part < len(value)
         if not is_index and not (isinstance(value, dict) and part in value):
+            if isinstance(value, dict) and following in value:
+                continue
             break
         value = value[part]
         real.append(part)

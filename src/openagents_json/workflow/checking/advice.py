@@ -27,6 +27,10 @@ class _Advice:
 
     def check(self, resources: Collection[str] | None) -> None:
         nodes = list(self.plan.nodes.values())
+        if self.plan.limit_key is not None and not self.plan.limit_key.roots:
+            message = "This key is the same for every job, so that it tells none from another."
+            advice = "Leave it out, or name an input: `{{ inputs.customer }}`."
+            self.problems.add("$.concurrency.key", message, advice, level="warning")
         if resources is not None:
             for node in nodes:
                 self.check_resources(node, resources)

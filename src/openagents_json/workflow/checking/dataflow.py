@@ -48,6 +48,8 @@ class DataFlow:
                 self.references(block.output, block.output_path, inference.block_place(block))
         if plan.outputs is not None:
             self.references(plan.outputs, "$.outputs", Place(plan.root))
+        if plan.limit_key is not None:
+            self.references(plan.limit_key, "$.concurrency.key", Place(plan.root))
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
