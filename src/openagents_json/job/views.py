@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from openagents_json.clock import as_datetime
 from openagents_json.job.machine import JobState, Resource, StepRun, step_output
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus
-from openagents_json.job.store.base import Request
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus, WorkerSummary
+from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import StoredOutput
+from openagents_json.job.store.records import Request, StoredWorker
+from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
+
+STEPS_SHOWN = 1_000  # of a detailed status
+_QUIET = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CANCELLED)
 
 
 def job_of(state: JobState, abandoned: int = 0) -> Job:
@@ -64,9 +70,15 @@ def step_of(state: JobState, run: StepRun, *, with_output: bool = True) -> dict[
 
 
 def status_of(
-    state: JobState, summary: JobSummary, requests: Sequence[Request], retried_as: Sequence[str] = ()
+    state: JobState,
+    summary: JobSummary,
+    requests: Sequence[Request],
+    retried_as: Sequence[str] = (),
+    workers: Sequence[StoredWorker] = (),
+    limit: StoredLimit | None = None,
 ) -> dict[str, Any]:
-    """The detailed status: what is true now, and what was asked for and is not effective yet."""
+    """The detailed status: what is true now, and what was asked for and is not effective yet. `workers` are those that
+    live and `limit` is what the store says of it, for a job that is QUEUED."""
     return {
         "id": state.job_id,
         "workflow_id": state.workflow_id,
@@ -79,8 +91,11 @@ def status_of(
         "created_at": summary.created_at,
         "started_at": summary.started_at,
         "completed_at": summary.completed_at,
-        "steps": {path: step_of(state, run, with_output=False) for path, run in state.runs.items()},
-        "waiting_for": _waiting_for(state),
+        "steps": {run.path: step_of(state, run, with_output=False) for run in _runs_shown(state)},
+        "step_counts": {
+            str(status): count for status, count in Counter(run.status for run in state.runs.values()).items()
+        },
+        "waiting_for": _waiting_for(state, workers, limit),
         "requests": _requests(state, requests),
         "resources": [_resource(resource) for resource in state.ledger.values()],
         "signals": {name: len(letters) for name, letters in state.mailbox.items()},
@@ -93,7 +108,24 @@ def status_of(
     }
 
 
-def _waiting_for(state: JobState) -> list[dict[str, Any]]:
+def _runs_shown(state: JobState) -> list[StepRun]:
+    """All runs if they are not too many; else those that are on, those that failed, and the latest, in their order."""
+    runs = list(state.runs.values())
+    if len(runs) <= STEPS_SHOWN:
+        return runs
+    loud = [place for place, run in enumerate(runs) if run.status not in _QUIET]
+    loud.sort(key=lambda place: runs[place].status == StepStatus.FAILED)  # those that are on come first
+    shown = set(loud[:STEPS_SHOWN])
+    for place in range(len(runs) - 1, -1, -1):
+        if len(shown) == STEPS_SHOWN:
+            break
+        shown.add(place)
+    return [runs[place] for place in sorted(shown)]
+
+
+def _waiting_for(
+    state: JobState, workers: Sequence[StoredWorker], limit: StoredLimit | None = None
+) -> list[dict[str, Any]]:
     """Each thing that has to come before the job can go on: {"kind", "at" or "step", …}; empty when nothing has to."""
     waits: list[dict[str, Any]] = []
     if state.status == JobStatus.PAUSED:
@@ -102,7 +134,7 @@ def _waiting_for(state: JobState) -> list[dict[str, Any]]:
     if state.status == JobStatus.CREATED:
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
     if state.status == JobStatus.QUEUED:
-        waits.append({"kind": "worker"})
+        waits.append(_worker(state, workers) if limit is None or limit.has_slot else _slot(limit))
     if state.is_final:
         return waits
     for path, due_us in state.delayed.items():
@@ -120,6 +152,21 @@ def _waiting_for(state: JobState) -> list[dict[str, Any]]:
     ]
     waits += [{"kind": "decision", "step": path, "error": state.runs[path].error} for path in state.in_doubt]
     return waits
+
+
+def _slot(stored: StoredLimit) -> dict[str, Any]:
+    """What a job over its limit waits for: {"kind": "limit", "key", "limit", "held_by"}: that one of the jobs that hold
+    the slots of its key (None if the limit has none) gives its own back. "held_by" are ids, 10 at most."""
+    limit = stored.limit
+    return {"kind": "limit", "key": limit.value, "limit": limit.limit, "held_by": list(stored.held_by)}
+
+
+def _worker(state: JobState, workers: Sequence[StoredWorker]) -> dict[str, Any]:
+    """What a QUEUED job waits for: {"kind": "worker", "components", "workers"}: one with one of these components (any
+    one if there are none), and how many such workers there are. "alone": True if it is run with nothing beside it."""
+    able = sum(1 for one in workers if one.info.max_jobs and serves(one.info.components, state.required))
+    wait = {"kind": "worker", "components": list(state.required), "workers": able}
+    return wait | {"alone": True} if state.deaths >= SUSPECT_DEATHS else wait
 
 
 def _resource(resource: Resource) -> dict[str, Any]:
@@ -172,6 +219,22 @@ def _requests(state: JobState, undrained: Sequence[Request]) -> list[dict[str, A
         for one in undrained
     ]
     return shown
+
+
+def worker_of(stored: StoredWorker) -> WorkerSummary:
+    """The public copy of a worker."""
+    info = stored.info
+    return WorkerSummary(
+        id=stored.id,
+        host=info.host,
+        pid=info.pid,
+        version=info.version,
+        components=tuple(info.components),
+        max_jobs=info.max_jobs,
+        running_jobs=stored.jobs,
+        started_at=as_datetime(stored.registered_us),
+        heartbeat_at=as_datetime(stored.heartbeat_us),
+    )
 
 
 def _moment(at_us: int | None) -> Any:

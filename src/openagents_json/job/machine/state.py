@@ -6,6 +6,7 @@ which are worth nothing after it (a fold starts with them empty and `decide` fin
 
 from __future__ import annotations
 
+import gc
 import heapq
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from openagents_json.errors import StoreError
 from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
 from openagents_json.workflow.plan import Block, Node, Plan
 
-FOLD_VERSION = 2  # raised when the meaning of a snapshot changes; older snapshots are then ignored
+FOLD_VERSION = 3  # raised when the meaning of a snapshot changes; older snapshots are then ignored
 ROOT = ""  # key of the scope of the definition's steps
 FINALLY = "$finally"  # key of the scope of the finally steps
 UNDO = "$undo"  # stands for the compensation as a whole; each undo has a scope of its own
@@ -26,7 +27,7 @@ RELEASE = "$release"  # stands for the release of what is left at the job's end
 Data = dict[str, Any]  # of an event
 
 
-class StepRun(msgspec.Struct):
+class StepRun(msgspec.Struct, gc=False, omit_defaults=True):
     """One execution of a step in a job; `path` names it, for example `clauses[3].score`."""
 
     path: str
@@ -70,7 +71,7 @@ class StepRun(msgspec.Struct):
         return f"{self.path}[{label}]" if is_first else f"{self.path}~{self.attempt}[{label}]"
 
 
-class Scope(msgspec.Struct):
+class Scope(msgspec.Struct, gc=False, omit_defaults=True):
     """One running through a block: the definition's steps, an item, iteration, case, branch, handler, undo, or the
     finally steps."""
 
@@ -110,7 +111,7 @@ class Scope(msgspec.Struct):
         return self.key if step_id.endswith("]") else f"{self.key}.{step_id}"
 
 
-class Resource(msgspec.Struct):
+class Resource(msgspec.Struct, gc=False, omit_defaults=True):
     """A resource of the cleanup ledger: tracked, and neither released nor kept nor leaked."""
 
     id: str  # number of the event that recorded it
@@ -131,7 +132,7 @@ class Resource(msgspec.Struct):
     error: ErrorInfo | None = None  # of the last try
 
 
-class Folded(msgspec.Struct):
+class Folded(msgspec.Struct, gc=False):
     """What a snapshot holds: everything that follows from the history alone."""
 
     job_id: str = ""
@@ -148,6 +149,7 @@ class Folded(msgspec.Struct):
     started_us: int | None = None
     completed_us: int | None = None
     worker: str | None = None  # who runs it, while it is RUNNING
+    requires: list[str] = []  # while QUEUED: components that its steps need and its last worker did not have
     deaths: int = 0  # workers that died under it since the last recorded progress
     pause_requested: bool = False
     pause: dict[str, Any] | None = None  # {"by", "reason", "at_us"} of the last request
@@ -188,7 +190,7 @@ class Folded(msgspec.Struct):
     progress: float = 0.0  # 0 … 1, never falls
 
 
-class JobState(Folded):
+class JobState(Folded, gc=False):
     """The folded state and the plan it runs by."""
 
     plan: Plan = None  # type: ignore[assignment]
@@ -203,6 +205,13 @@ class JobState(Folded):
     @property
     def is_final(self) -> bool:
         return self.status.is_final
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """A worker can go on with it that has one of these components; every worker if there are none."""
+        if self.requires or self.started_us is not None or self.origin is not None:
+            return tuple(self.requires)  # of a retry, what was taken over may be all that is first
+        return self.plan.first_components
 
     @property
     def handed(self) -> dict[str, Any]:
@@ -292,10 +301,15 @@ def encode_snapshot(state: JobState) -> bytes:
 
 def decode_snapshot(data: bytes, plan: Plan) -> JobState:
     """The reverse of `encode_snapshot`. `StoreError` for bytes that are no snapshot; the caller folds instead."""
+    collects = gc.isenabled()
+    gc.disable()  # nothing here is garbage, and looking for some among so many new objects takes half of the time
     try:
         folded = _decoder.decode(data)
     except msgspec.DecodeError as error:
         raise StoreError(f"A snapshot does not decode: {error}") from None
+    finally:
+        if collects:
+            gc.enable()
     state = JobState(**{name: getattr(folded, name) for name in _FIELDS})
     state.plan = plan
     state.rewind_turn()
