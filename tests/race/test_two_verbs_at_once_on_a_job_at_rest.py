@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from openagents_json import JobManager
+from openagents_json.errors import StoreUnavailable
 from tests.engine.support import Bench, final, seen, types
 from tests.race.stage import Held
 
@@ -77,3 +78,13 @@ async def test_caller_that_is_cancelled_in_the_middle_does_not_strand_the_job(
         await starting
     held.go_on()
     assert await final(jobs, job_id) == "COMPLETED"
+
+
+async def test_caller_is_told_when_the_manager_is_closed_in_the_middle(bench: Bench, jobs: JobManager) -> None:
+    job_id = await jobs.create_job(bench.one("note"))
+    held = Held(jobs.store, "hold")
+    asking = asyncio.create_task(jobs.set_priority(job_id, "LOW"))
+    await held.reached()
+    await jobs.close()
+    with pytest.raises(StoreUnavailable, match="closed while"):
+        await asking

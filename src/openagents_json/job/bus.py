@@ -29,7 +29,7 @@ DROPPED_JOBS = 100  # ids that a `listener.dropped` names
 CALLED_AT_ONCE = 50  # calls of a listener in one turn of the loop, so that a long queue holds up nothing else
 CLOSE_S = 1.0  # what listeners get to hear the last events when the manager closes
 RECENT_FINALS = 256  # states of jobs that ended last, for those who wait for them
-KNOWN_ALIVE = 10_000  # ids of jobs of this process that are not final, so that who waits need not ask the store
+KNOWN_ALIVE = 10_000  # jobs of this process that are not final, so that who waits or signals need not ask the store
 
 
 class _Gap:
@@ -164,15 +164,15 @@ class Bus:
         self._live: dict[str, list[LiveReader]] = {}  # those who watch the job and want news of it
         self._subscriptions: list[Subscription] = []
         self._finals: OrderedDict[str, JobState] = OrderedDict()
-        self._alive: set[str] = set()
+        self._alive: dict[str, str] = {}  # job id → content hash of its definition
 
     def publish(self, state: JobState, events: Sequence[Event]) -> None:
         """Tell of committed events of a job of this process."""
         if not state.is_final:
             if len(self._alive) < KNOWN_ALIVE:
-                self._alive.add(state.job_id)
+                self._alive[state.job_id] = state.plan.workflow.content_hash
         else:
-            self._alive.discard(state.job_id)
+            self._alive.pop(state.job_id, None)
             self._finals[state.job_id] = state
             if len(self._finals) > RECENT_FINALS:
                 self._finals.popitem(last=False)
@@ -219,6 +219,10 @@ class Bus:
         another process runs it and `wake_readers` follows."""
         return job_id in self._alive
 
+    def definition_of(self, job_id: str) -> str | None:
+        """The content hash of the definition of a job that `is_alive`; None for any other."""
+        return self._alive.get(job_id)
+
     def subscribe(self, pattern: str, listener: Listener) -> Subscription:
         subscription = Subscription(self, pattern, listener)
         self._subscriptions.append(subscription)
@@ -257,7 +261,7 @@ class Bus:
 
     def gone(self, job_id: str) -> None:
         """The job was deleted: who reads or waits for it finds that out from the store."""
-        self._alive.discard(job_id)
+        self._alive.pop(job_id, None)
         self._finals.pop(job_id, None)
         for reader in [*self._readers.get(job_id, ()), *self._waiters.get(job_id, ())]:
             reader.set()

@@ -14,7 +14,7 @@ import msgspec
 from openagents_json.clock import as_datetime
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One thing that happened to a job. `data` depends on `type`: see `EVENT_TYPES`."""
 
     number: int
@@ -48,7 +48,7 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent? "
         "origin? given?",
     ),
-    "job.queued": ("it wants a worker", "reason"),
+    "job.queued": ("it wants a worker; requires: with one of these components", "reason requires?"),
     "job.started": ("a worker takes it for the first time", "worker epoch deadline_us?"),
     "job.continued": ("a worker takes it again", "worker epoch"),
     "job.pause_requested": ("somebody asked for a pause", "by reason parent_pause?"),

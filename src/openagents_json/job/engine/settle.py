@@ -6,19 +6,24 @@ the one way through the machine.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from openagents_json.clock import Clock
-from openagents_json.errors import RequestsPending, StoreError
+from openagents_json.errors import JobError, LimitReached, RequestsPending, StoreError
 from openagents_json.job.engine.plans import Plans
-from openagents_json.job.engine.runner import as_requested, commit_of
-from openagents_json.job.machine import Decision, Happening, JobState, decide, no_slots
+from openagents_json.job.engine.runner import First, Runner, as_requested, commit_of
+from openagents_json.job.machine import Decision, Happening, JobState, Requested, decide, no_slots
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.base import Claim, JobStore
+from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.limits import REPLACED_BY
+from openagents_json.job.store.records import Claim
 from openagents_json.workflow import Plan
 
-TakeOver = Callable[[Plan, Claim, tuple[Happening, ...]], Awaitable[tuple[JobStatus, Decision]] | None]
+TakeOver = Callable[[Plan, Claim, tuple[Happening, ...], First], Runner | None]
+
+Refused = list[tuple[Requested, JobError]]
 
 SETTLE_TRIES = 100  # requests may come faster than they are settled, but not for ever
 
@@ -32,22 +37,37 @@ class Settler:
         self._clock = clock
         # The worker's: hears of each commit.
         self.published: Callable[[JobState, Decision], None] = lambda state, decision: None
-        # Takes a job over that a worker with room would run at once, or says no. The first turn's outcome.
-        self.take_over: TakeOver = lambda plan, claim, happenings: None
+        # The worker's: makes a runner for a job that it has room for, and starts one.
+        self.take_over: TakeOver = lambda plan, claim, happenings, first: None
+        self.start: Callable[[Runner], None] = lambda runner: None
 
-    async def settle(
-        self, claim: Claim, happenings: Iterable[Happening] = (), *, may_run: bool = True
-    ) -> tuple[JobStatus, Decision]:
-        """Apply the happenings and the job's undrained requests. The status afterwards, and what was decided. With
-        `may_run` the worker takes the job over at once if it has room.
+    async def offer(self, claim: Claim, happenings: Iterable[Happening], first: First) -> Runner | None:
+        """Offer the job to the worker. If it would run the job at once: a runner that the caller has to run, which
+        tells `first` what its first turn decided. None: the job is to be settled."""
+        return self.take_over(await self._plans.get(claim.definition_hash), claim, tuple(happenings), first)
+
+    async def settle(self, claim: Claim, happenings: Iterable[Happening] = (), *, may_run: bool = True) -> Decision:
+        """Apply the happenings and the job's undrained requests: what was decided. With `may_run` the worker takes
+        the job over at once if it has room.
 
         `LeaseLost` when another worker took the job meanwhile. `StoreUnavailable` may leave the lease with the caller,
         who has to try again.
         """
-        status, decision = await self._settle_once(claim, happenings, may_run)
-        if not status.is_final and status != JobStatus.RUNNING:  # one that runs now has a runner that sees to the rest
+        happenings = tuple(happenings)
+        if may_run and (first := await self.run_at_once(claim, happenings)) is not None:
+            return await first
+        status, decision = await self._settle_once(claim, happenings)
+        if not status.is_final:
             await self.settle_rest(claim.job_id, claim.owner)
-        return status, decision
+        return decision
+
+    async def run_at_once(self, claim: Claim, happenings: Iterable[Happening]) -> First | None:
+        """The outcome of the first turn if the worker takes the job over. Its runner sees to all that follows."""
+        first: First = asyncio.get_running_loop().create_future()
+        if (runner := await self.offer(claim, happenings, first)) is None:
+            return None
+        self.start(runner)
+        return first
 
     async def settle_rest(self, job_id: str, worker: str) -> None:
         """Settle the requests that came while somebody held the job and did not look into its inbox any more. Whoever
@@ -59,21 +79,20 @@ class Settler:
             held = await self._store.hold(job_id, worker, requests[0])  # its key is known: this only takes the lease
             if held is None or held.claim is None:
                 return  # it is gone or final, or its holder sees to it
-            await self._settle_once(held.claim)
+            if (first := await self.run_at_once(held.claim, ())) is not None:
+                await first
+                return
+            await self._settle_once(held.claim, ())
 
-    async def _settle_once(
-        self, claim: Claim, happenings: Iterable[Happening] = (), may_run: bool = True
-    ) -> tuple[JobStatus, Decision]:
+    async def _settle_once(self, claim: Claim, happenings: tuple[Happening, ...]) -> tuple[JobStatus, Decision]:
         plan = await self._plans.get(claim.definition_hash)
-        happenings = tuple(happenings)
-        if may_run and (first := self.take_over(plan, claim, happenings)) is not None:
-            return await first
+        refused: Refused = []
         for _ in range(SETTLE_TRIES):
             state = self._plans.fold(plan, claim.snapshot, claim.events)
             previous = state.status
             decision = decide(
                 state,
-                [*happenings, *(as_requested(request) for request in claim.requests)],
+                [*happenings, *_to_take_in(claim, refused)],
                 now_us=self._clock.now_us(),
                 random=lambda: 0.5,
                 admit=no_slots,
@@ -84,11 +103,32 @@ class Settler:
                 return previous, decision
             drained = [request.sequence for request in claim.requests]
             now_us = self._clock.now_us()
+            decision.refused += refused
             try:
                 await self._store.commit(commit_of(claim, claim.last_event, previous, state, decision, drained, now_us))
+            except LimitReached as full:
+                happenings, refused = _without_start(happenings, claim, refused, full)
+                continue
             except RequestsPending:  # one slipped in between: decide again with it
                 claim = replace(claim, requests=await self._store.read_requests(claim.job_id))
                 continue
             self.published(state, decision)
             return state.status, decision
         raise StoreError(f"Job {claim.job_id} got new requests {SETTLE_TRIES} times while it was to end.")
+
+
+def _to_take_in(claim: Claim, refused: Refused) -> list[Requested]:
+    """The undrained requests of a job, but for those that are refused."""
+    keys = {request.key for request, _ in refused}
+    return [as_requested(request) for request in claim.requests if request.key not in keys]
+
+
+def _without_start(
+    happenings: tuple[Happening, ...], claim: Claim, refused: Refused, full: LimitReached
+) -> tuple[tuple[Happening, ...], Refused]:
+    """What is to be decided instead when a job may not enter the queue: who asked to start it is refused, and one whose
+    time to start has come is cancelled, since that time does not come again."""
+    starts = [request for request in _to_take_in(claim, refused) if request.verb == "start"]
+    if starts:
+        return happenings, [*refused, *((request, full) for request in starts)]
+    return (Requested("cancel", REPLACED_BY, str(full), {"force": False}),), refused
