@@ -166,6 +166,18 @@ async def claims(bench: Bench) -> list[Figure]:
     return figures
 
 
+async def limits(bench: Bench) -> list[Figure]:
+    """What claims cost when very many jobs of a key that is full stand before the others in the queue."""
+    few, many = 1_000, bench.size(100_000, 10_000)
+    free, full = await _claim_times(bench, few), await _claim_times(bench, few, many)
+    figures = []
+    for name, at_free, at_full in (("first claim", free[0], full[0]), ("each later claim", free[1], full[1])):
+        figures.append(Figure(f"{name}, {few:,} queued", 1000 * at_free, "ms"))
+        figures.append(Figure(f"{name}, {many:,} of one full key before them", 1000 * at_full, "ms"))
+        figures.append(Figure("… as a multiple", at_full / at_free, at_most=1.2))
+    return figures
+
+
 BENCHMARKS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     function.__name__: function
     for function in (
@@ -178,6 +190,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
         idle_cpu,
         memory,
         claims,
+        limits,
     )
 }
 # Those on which a slow disk shows.
@@ -208,9 +221,11 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
 
 
-async def _claim_times(bench: Bench, queued: int) -> tuple[float, float]:
+async def _claim_times(bench: Bench, queued: int, blocked: int = 0) -> tuple[float, float]:
     """Median seconds of the first claim after a program start, and of each later one."""
     path = bench.new_path()
+    if blocked:
+        await workloads.fill_key(path, blocked)
     await workloads.fill(path, queued)
     first: list[float] = []
     later: list[float] = []

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks import workloads
-from openagents_json.job.store.base import Claim
+from openagents_json.job.store.records import Claim
 from openagents_json.job.store.sqlite import SqliteJobStore
 
 MIB = 1024 * 1024

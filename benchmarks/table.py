@@ -60,9 +60,9 @@ def without_timed_target(figure: Figure) -> Figure:
     return figure if figure.is_counted else replace(figure, at_least=None, at_most=None)
 
 
-def as_text(figures: Sequence[Figure]) -> str:
-    """Columns of equal width, two spaces between them."""
-    rows = [HEADER, *map(_cells, figures)]
+def as_text(figures: Sequence[Figure], bare: str = "bare SQLite") -> str:
+    """Columns of equal width, two spaces between them. `bare` is what stands above the figures beside ours."""
+    rows = [_header(bare), *map(_cells, figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = []
     for row in rows:
@@ -75,10 +75,14 @@ def as_text(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(figures: Sequence[Figure]) -> str:
+def as_markdown(figures: Sequence[Figure], bare: str = "bare SQLite") -> str:
     """A Markdown table."""
     rule = ["---" if column in NOT_NUMBERS else "---:" for column in range(len(HEADER))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, rule, *map(_cells, figures)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (_header(bare), rule, *map(_cells, figures)))
+
+
+def _header(bare: str) -> tuple[str, ...]:
+    return tuple(bare if title == "bare SQLite" else title for title in HEADER)
 
 
 def number(value: float) -> str:

@@ -22,6 +22,8 @@ from openagents_json import JobManager, OpenAgentsApp
 CLIENTS = 512  # jobs that wait to be finished at a time, where a workload has many
 CHAIN = 500
 WIDE = 500
+CREATED_AT_ONCE = 10_000
+LIMITED: dict[str, Any] = {"id": "limited", "concurrency": 1, "steps": [{"id": "never", "signal": "never"}]}
 TICK_S = 0.001
 HISTORY_ROW_EVENTS = 256  # a commit of more events takes several rows, all but the last with this many
 
@@ -43,9 +45,10 @@ class Run:
 # ── the application under test ────────────────────────────────────────────────────────────────────────────────────
 
 
-def bench_app(path: Path, **options: Any) -> OpenAgentsApp:
-    """An application on an SQLite file with the components and workflows of the benchmarks."""
-    app = OpenAgentsApp(store=f"sqlite:///{path}", **options)
+def bench_app(place: Path | str, **options: Any) -> OpenAgentsApp:
+    """An application on an SQLite file, or on the store of a URL, with the components and workflows of the
+    benchmarks."""
+    app = OpenAgentsApp(store=f"sqlite:///{place}" if isinstance(place, Path) else place, **options)
 
     @app.tool("bench.add", isolation="inline")
     async def add(n: int) -> int:
@@ -55,7 +58,7 @@ def bench_app(path: Path, **options: Any) -> OpenAgentsApp:
     async def total(numbers: list[int]) -> int:
         return sum(numbers)
 
-    for workflow in (chain_workflow(1), chain_workflow(10), chain_workflow(CHAIN), wide_workflow()):
+    for workflow in (chain_workflow(1), chain_workflow(10), chain_workflow(CHAIN), wide_workflow(), LIMITED):
         app.register_workflow(workflow)
     return app
 
@@ -99,19 +102,20 @@ def wide_workflow() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_jobs(path: Path, commit_delay_s: float = 0.0, **options: Any) -> AsyncIterator[JobManager]:
-    """A running job manager on that file. `commit_delay_s` is slept before each COMMIT, as a slow disk would."""
-    async with bench_app(path, **options).jobs as jobs:
-        jobs.store.commit_delay_s = commit_delay_s  # type: ignore[attr-defined]  # a hook of the SQLite store alone
+async def open_jobs(place: Path | str, commit_delay_s: float = 0.0, **options: Any) -> AsyncIterator[JobManager]:
+    """A running job manager on that store. `commit_delay_s` is slept before each COMMIT, as a slow disk would."""
+    async with bench_app(place, **options).jobs as jobs:
+        jobs.store.commit_delay_s = commit_delay_s  # type: ignore[attr-defined]  # a hook of the stores with a database
         yield jobs
 
 
 # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def chains(path: Path, jobs: int, steps: int, commit_delay_s: float = 0.0, clients: int = CLIENTS) -> Run:
-    """`jobs` jobs of `steps` steps one after the other, `clients` of them at a time, each created and waited for."""
-    async with open_jobs(path, commit_delay_s) as manager:
+async def chains(place: Path | str, jobs: int, steps: int, commit_delay_s: float = 0.0, clients: int = CLIENTS) -> Run:
+    """`jobs` jobs of `steps` steps one after the other, `clients` of them at a time, each created and waited for. The
+    rows of a store that is no file are not read back."""
+    async with open_jobs(place, commit_delay_s) as manager:
         await _warm_up(manager, steps)
         run = Run(jobs, jobs * steps)
         with_ids: list[str] = []
@@ -121,7 +125,8 @@ async def chains(path: Path, jobs: int, steps: int, commit_delay_s: float = 0.0,
                 tasks.create_task(_run_chains(manager, todo, steps, with_ids, run.job_seconds))
                 await asyncio.sleep(0)  # clients come one after another, not all in one turn of the loop
         await _check(manager, with_ids, steps)
-    run.rows = rows_written(path, with_ids)
+    if isinstance(place, Path):
+        run.rows = rows_written(place, with_ids)
     return run
 
 
@@ -162,6 +167,19 @@ async def fill(path: Path, jobs: int) -> None:
     async with open_jobs(path, worker=False) as manager, asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):
             tasks.create_task(create())
+
+
+async def fill_key(path: Path, jobs: int) -> None:
+    """Put that many jobs into the queue of a store that have to wait: another job has the only slot of their key, and
+    waits itself."""
+    async with open_jobs(path) as manager:
+        holder = await manager.create_job(LIMITED["id"], start=True)
+        async for event in manager.watch(holder):
+            if event.type == "job.waiting":
+                break
+        inputs: list[dict[str, Any]] = [{}] * min(jobs, CREATED_AT_ONCE)
+        for _ in range(0, jobs, CREATED_AT_ONCE):
+            await manager.create_jobs(LIMITED["id"], inputs, start=True)
 
 
 async def _run_chains(
@@ -228,10 +246,11 @@ def rows_written(path: Path, job_ids: Sequence[str]) -> list[JobRows]:
     finally:
         connection.close()
     of_job = {job_id: list(rows) for job_id, rows in groupby(found, key=lambda row: row[0])}
-    return [_by_commit(of_job[job_id]) for job_id in job_ids]
+    return [by_commit(of_job[job_id]) for job_id in job_ids]
 
 
-def _by_commit(rows: Sequence[tuple[str, int, int, int]]) -> JobRows:
+def by_commit(rows: Sequence[tuple[str, int, int, int]]) -> JobRows:
+    """The history of a job, rows of (id, first, last, bytes), as the sizes of the rows of each commit."""
     commits: list[list[int]] = []
     is_continued = False
     for _, first, last, size in rows:

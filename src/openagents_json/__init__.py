@@ -19,17 +19,28 @@ from openagents_json.errors import (
 )
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, StepStatus
-from openagents_json.job.store import JobStore, MemoryJobStore, SqliteJobStore
+from openagents_json.job.model import (
+    Job,
+    JobPriority,
+    JobStatus,
+    JobSummary,
+    OutputText,
+    Page,
+    StepStatus,
+    WorkerSummary,
+)
+from openagents_json.job.store import FileJobStore, JobStore, MemoryJobStore, SqliteJobStore
 from openagents_json.settings import Settings
+from openagents_json.version import VERSION
 from openagents_json.workflow import SecretProvider, Workflow, WorkflowRegistry, check
 
-__version__ = "0.2.0.dev0"
+__version__ = VERSION
 
 __all__ = [
     "ComponentRegistry",
     "Event",
     "FatalError",
+    "FileJobStore",
     "IdempotencyConflict",
     "InvalidDefinition",
     "InvalidInputs",
@@ -57,6 +68,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "WaitTimeout",
+    "WorkerSummary",
     "Workflow",
     "WorkflowRegistry",
     "__version__",

@@ -25,6 +25,8 @@ class Timer(Protocol):
 class Clock(Protocol):
     """Tells the time and lets it pass. `SystemClock` in production, `openagents_json.testing.FakeClock` in tests."""
 
+    passes_by_itself: bool  # also in other threads; False where tests move it
+
     def now_us(self) -> int:
         """UTC microseconds since 1970."""
 
@@ -37,6 +39,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The machine's clock."""
+
+    passes_by_itself = True
 
     def now_us(self) -> int:
         return time.time_ns() // 1000

@@ -18,6 +18,7 @@
     │   ├── InvalidTransition      a verb that the job's status does not allow
     │   ├── ResultsNotReady        outputs asked of a job that has none (yet)
     │   ├── IdempotencyConflict    the key was used for another body
+    │   ├── LimitReached           the workflow's `concurrency` lets no further job start
     │   └── WaitTimeout            the job did not become what was waited for in time
     ├── InvalidQuery               a filter, order or cursor of list_jobs that is not understood
     ├── StepFailure                what a component may raise to say more than "failed"
@@ -215,6 +216,20 @@ class IdempotencyConflict(JobError):
     """The idempotency key was used before, for a job with another workflow or other inputs (`job_id` names it)."""
 
     code = "job.idempotency_conflict"
+
+
+class LimitReached(JobError):
+    """The job may not start: as many jobs as its workflow's `concurrency` lets are on already, and `overflow` is
+    reject. `key` is the workflow's id with the key's value as JSON behind a space, `limit` how many jobs it lets,
+    `held_by` are the ids of those, 10 at most."""
+
+    code = "job.limit_reached"
+
+    def __init__(
+        self, message: str, *, job_id: str = "", key: str = "", limit: int = 0, held_by: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, job_id=job_id)
+        self.key, self.limit, self.held_by = key, limit, tuple(held_by)
 
 
 class WaitTimeout(JobError):

@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     job_store_type: Literal["memory", "file", "database"] | None = Field(
         default=None, description="Where jobs are kept; None: memory for JobManager, database for OpenAgentsApp"
     )
-    job_store_path: str | None = Field(default=None, description="File or URL of the database store")
+    job_store_path: str | None = Field(default=None, description="Place or URL of the store")
     job_retention_days: Finite | None = Field(
         default=7, ge=0, description="Final jobs older than this are deleted by themselves; None keeps them"
     )
@@ -41,8 +41,8 @@ class Settings(BaseSettings):
         default=600.0, gt=0, description="What compensation gets to undo completed steps, and then the finally steps"
     )
     abandon_after_s: Seconds = Field(default=10.0, ge=0, description="What a timeout gives an attempt to end")
-    stop_timeout_s: Seconds = Field(default=10.0, ge=0, description="What leaving the manager gives running attempts")
-    shutdown_grace_s: Seconds = Field(default=2.0, ge=0, description="And, told to stop after that, to end")
+    stop_timeout_s: Seconds = Field(default=10.0, ge=0, description="How long leaving the manager may take")
+    shutdown_grace_s: Seconds = Field(default=2.0, ge=0, description="Of it, attempts told to stop get this to end")
 
 
 def load_settings(**given: Any) -> Settings:

@@ -44,6 +44,8 @@ class _FakeTimer:
 class FakeClock:
     """A `Clock` for tests: time passes only by `advance`. Use it in one event loop; `now_us` may be asked anywhere."""
 
+    passes_by_itself = False
+
     def __init__(self, now: datetime = START) -> None:
         self._now_us = as_microseconds(now)
         self._timers: list[_FakeTimer] = []  # sorted

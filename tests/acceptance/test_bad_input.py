@@ -72,12 +72,12 @@ TOO_DEEP = step("a", "core.echo", value=json.loads("[" * limits.NESTING + "]" * 
         (steps(*(A | {"id": f"s{n}"} for n in range(limits.STEPS + 1))), ["1,001 steps; 1,000 are allowed"]),
         (definition(description="x" * limits.DEFINITION_BYTES), ["longer than 262,144 bytes"]),
         (steps(TOO_DEEP), ["nested deeper than 64 levels"]),
-        (definition(concurrency=3), ["`concurrency` comes with a later release"]),
+        (definition(concurrency={"limit": 1, "key": "{{ steps.a.output }}"}), ["$.concurrency.key", "before anything"]),
     ],
     ids=[
         "no json", "empty", "no object", "key twice", "unknown field", "unknown field of a step", "cycle", "id twice",
         "unknown component", "unknown input of a component", "filter with a typo", "broken expression", "unknown step",
-        "too many steps", "too long", "too deep", "kind of a later release",
+        "too many steps", "too long", "too deep", "key of steps",
     ],
 )  # fmt: skip
 async def test_bad_definition_is_refused_with_its_place(shell: Shell, text: str, words: list[str]) -> None:
@@ -211,7 +211,9 @@ async def test_thread_that_cannot_be_stopped_is_told_of(shell: Shell) -> None:
     run.wait_line("abandoned", "err")
     assert run.end().code == 1
     async with shell.jobs() as jobs:
-        assert (await jobs.get_summary(await shell.only_job())).display_status == "FAILED (1 thread still runs)"
+        assert (
+            await jobs.get_summary(await shell.only_job())
+        ).display_status == "FAILED (1 abandoned attempt still runs)"
 
 
 # ── stores ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -232,14 +234,19 @@ def newer_schema(shell: Shell) -> None:
         ("sqlite:///other.db", 5, ["something else"]),
         ("sqlite:///nowhere/jobs.db", 5, ["cannot be created", "nowhere does not exist"]),
         ("mysql://host/jobs", 2, ["is no store", "sqlite:///"]),
-        ("file", 2, ["later release"]),
-        ("postgresql://host/jobs", 2, ["later release"]),
+        ("file:///notes.txt", 5, ["is a file", "sqlite:///"]),
+        ("file:///others", 5, ["something else", "photo.jpg"]),
+        ("file:///nowhere/jobs", 5, ["cannot be created", "nowhere does not exist"]),
+        ("postgresql://127.0.0.1:1/jobs", 5, ["127.0.0.1:1/jobs", "cannot be reached"]),
+        ("postgresql://me:pass@host:port/jobs", 2, ["cannot be read", "user:password@host:port"]),
     ],
 )
 async def test_store_that_cannot_be_used_is_named_with_the_reason(
     shell: Shell, store: str, code: int, words: list[str]
 ) -> None:
     (shell.folder / "folder").mkdir()
+    (shell.folder / "others").mkdir()
+    shell.write("others/photo.jpg", "x")
     shell.write("notes.txt", "These are my notes, not a database.\n" * 50)
     with closing(sqlite3.connect(shell.folder / "other.db")) as connection:
         connection.execute("CREATE TABLE customers (name)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +19,11 @@ from openagents_json.job.store.contract import (
     CommitContract,
     LeaksContract,
     LeaseContract,
+    LimitContract,
+    OverflowContract,
     StoreContract,
     UpkeepContract,
+    WorkerContract,
 )
 from openagents_json.job.store.contract.jobs import (
     QUIET,
@@ -40,6 +43,7 @@ from openagents_json.job.store.query import build_query
 from openagents_json.job.store.sqlite import SqliteJobStore
 from openagents_json.job.store.sqlite_files import FileLock
 from openagents_json.testing import FakeClock
+from tests.contract.reopening import Reopened, keep_sqlite_workers
 
 
 class TestSqlite(StoreContract):
@@ -74,7 +78,16 @@ class Alternating:
         return {name: one[name] + other[name] for name in one}
 
 
-class TestTwoStoresOnOneFile(AcceptingContract, LeaseContract, CommitContract, LeaksContract, UpkeepContract):
+class TestTwoStoresOnOneFile(
+    AcceptingContract,
+    LeaseContract,
+    WorkerContract,
+    CommitContract,
+    LeaksContract,
+    LimitContract,
+    OverflowContract,
+    UpkeepContract,
+):
     @pytest.fixture
     async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
         store = cast(JobStore, Alternating(*(SqliteJobStore(database, clock) for _ in range(2))))
@@ -83,44 +96,10 @@ class TestTwoStoresOnOneFile(AcceptingContract, LeaseContract, CommitContract, L
         await store.close()
 
 
-REOPENED_BEFORE = (
-    "read", "hold", "hold_due", "hold_orphans", "commit", "release", "heartbeat", "delete", "list_leaks", "note_leak",
-    "drop_leak",
-)  # fmt: skip
-
-
-class Reopened:
-    """A store that is closed and opened again before the verbs that go on with something earlier: nothing of it may
-    live in the object alone.
-
-    A worker dies with its store object; here it is shown to live on, as if the file were all that there is.
-    """
-
-    def __init__(self, store: SqliteJobStore) -> None:
-        self._store = store
-        self._turn = asyncio.Lock()
-
-    def __getattr__(self, name: str) -> Any:
-        verb = getattr(self._store, name)
-        return self._reopening(verb) if name in REOPENED_BEFORE else verb
-
-    def _reopening(self, verb: Callable[..., Any]) -> Callable[..., Any]:
-        async def after_reopening(*arguments: Any, **named: Any) -> Any:
-            async with self._turn:
-                workers = list(self._store._workers._held)
-                await self._store.close()
-                await self._store.open()
-                for worker in workers:
-                    self._store._workers.begin(worker)
-                return await verb(*arguments, **named)
-
-        return after_reopening
-
-
-class TestSqliteReopened(AcceptingContract, LeaseContract, CommitContract, LeaksContract, UpkeepContract):
+class TestSqliteReopened(StoreContract):
     @pytest.fixture
     async def store(self, database: Path, clock: FakeClock) -> AsyncIterator[JobStore]:
-        store = cast(JobStore, Reopened(SqliteJobStore(database, clock)))
+        store = cast(JobStore, Reopened(SqliteJobStore(database, clock), keep_sqlite_workers))
         await store.open()
         yield store
         await store.close()
@@ -321,10 +300,10 @@ async def test_aging_belongs_to_the_file(store: SqliteJobStore, clock: FakeClock
 async def test_files_of_dead_workers_do_not_pile_up(store: SqliteJobStore, clock: FakeClock) -> None:
     await store.register_worker("lives")
     FileLock(store.path.with_name("jobs.db.workers") / "dead.alive").close()
-    await store._write(
-        "call", lambda connection: connection.execute("INSERT INTO workers VALUES ('dead', 1, 2)").rowcount
-    )
+    insert = "INSERT INTO workers (id, registered_us, lease_until_us) VALUES ('dead', 1, 2)"
+    await store._write("call", lambda connection: connection.execute(insert).rowcount)
     await store.register_worker("new")
+    assert await store.bury_workers() == 1
     names = {path.name for path in store.path.with_name("jobs.db.workers").iterdir()}
     assert names == {"lives.alive", "new.alive"}
     assert await ask_writer(store, "SELECT count(*) FROM workers") == 2

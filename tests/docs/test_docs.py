@@ -22,11 +22,11 @@ from openagents_json.job.machine import allowed_verbs
 from openagents_json.job.manager import JobManager as Manager
 from openagents_json.workflow import limits
 from openagents_json.workflow.model import (
-    LATER_FIELDS,
     RESERVED_IDS,
     Case,
     Catch,
     Compensate,
+    Concurrency,
     Raise,
     Repeat,
     Retry,
@@ -165,11 +165,6 @@ def test_language_page_lists_every_limit_with_its_value() -> None:
     assert table == wanted
 
 
-def test_language_page_names_what_comes_later() -> None:
-    text = section("language.md", "What comes later")
-    assert set(code(text)) >= set(LATER_FIELDS)
-
-
 def test_language_page_lists_fields_filters_tests_and_reserved_ids() -> None:
     fields = {code(row[0])[0]: set(code(row[2])) for row in rows(section("language.md", "Kinds of steps"))}
     assert fields == {kind: set(fields) - {kind} for kind, fields in KIND_FIELDS.items()}
@@ -183,7 +178,7 @@ def test_language_page_shows_every_field_in_an_example() -> None:
     for block in blocks_of(DOCS / "language.md"):
         if block.language == "json" and block.is_workflow:
             shown |= names_in(json.loads(block.text))
-    models = (Workflow, Step, Repeat, Case, Wait, Catch, Compensate, Raise, Retry)
+    models = (Workflow, Concurrency, Step, Repeat, Case, Wait, Catch, Compensate, Raise, Retry)
     fields = {field.alias or name for model in models for name, field in model.model_fields.items()}
     assert fields - shown == {"document", "given"}, "these are not of the language"
 

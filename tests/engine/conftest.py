@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from openagents_json import JobManager
 from tests.engine.support import Bench, Clock
+from tests.postgres_server import Server
 
 
 @pytest.fixture
@@ -24,8 +25,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest_asyncio.fixture
-async def bench(kind: str, tmp_path: Path, clock: Clock) -> AsyncIterator[Bench]:
-    made = Bench(kind, tmp_path, clock)
+async def bench(request: pytest.FixtureRequest, kind: str, tmp_path: Path, clock: Clock) -> AsyncIterator[Bench]:
+    url = ""
+    if kind == "postgres":
+        server: Server = request.getfixturevalue("postgres")
+        url = server.store_url(await server.empty_schema())
+    made = Bench(kind, tmp_path, clock, url)
     yield made
     made.open_gates()
     await made.check()

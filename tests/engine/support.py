@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from openagents_json import ComponentRegistry, JobManager, RetryableError, StepContext
 from openagents_json.components import register_builtins
 from openagents_json.job.events import Event
-from openagents_json.job.store import Commit, JobStore, MemoryJobStore, SqliteJobStore
+from openagents_json.job.store import Commit, FileJobStore, JobStore, MemoryJobStore, PostgresJobStore, SqliteJobStore
 from openagents_json.testing import FakeClock
 from openagents_json.workflow import WorkflowRegistry
 from tests.engine import process_components
@@ -175,21 +177,46 @@ class Components:
             return context.attempt
 
 
+# For a module: its tests run on the file store, too.
+on_every_store = pytest.mark.parametrize("kind", ["memory", "sqlite", "file"])
+
+
+class SharedFileStore(FileJobStore):
+    """A file store for the managers of one process: closed when the last of those that opened it closes it."""
+
+    users = 0
+
+    async def open(self) -> None:
+        await super().open()
+        self.users += 1
+
+    async def close(self) -> None:
+        self.users = max(0, self.users - 1)
+        if self.users == 0:
+            await super().close()
+
+
 class Bench:
     """One test's store, components, workflows, clock and managers."""
 
-    def __init__(self, kind: str, folder: Path, clock: Clock) -> None:
+    def __init__(self, kind: str, folder: Path, clock: Clock, url: str = "") -> None:
         self.kind = kind
+        self.url = url  # of the PostgreSQL store
         self.path = folder / "jobs.db"
         self.clock = clock
         self.components = Components()
         self.workflows = WorkflowRegistry(self.components.registry)
         self.gate = self.components.gate
         self._memory = MemoryJobStore(clock)
+        self._file = SharedFileStore(folder / "jobs", clock)
 
     def store(self) -> JobStore:
         """The store of this test: the same jobs at each call."""
-        return self._memory if self.kind == "memory" else SqliteJobStore(self.path, self.clock)
+        if self.kind == "postgres":
+            return PostgresJobStore(self.url, self.clock)
+        if self.kind == "sqlite":
+            return SqliteJobStore(self.path, self.clock)
+        return self._memory if self.kind == "memory" else self._file
 
     def manager(self, store: JobStore | None = None, **options: Any) -> JobManager:
         """A manager, not opened yet, on the test's store, with its components, workflows and clock."""
@@ -296,7 +323,7 @@ async def types(jobs: JobManager, job_id: str) -> list[str]:
 
 async def written(jobs: JobManager) -> None:
     """Return when all that the loop has given to the store is written: the clock may move on."""
-    await jobs.store.thread_ended("nobody")
+    await jobs.store.unregister_worker("nobody")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -318,10 +345,12 @@ async def vanish(jobs: JobManager) -> None:
     tasks: list[asyncio.Future[Any]] = [*worker._tasks, *worker._loops, *worker._upkeep]
     attempts = [attempt for runner in worker.runners.values() for attempt in runner._attempts.values()]
     tasks += [attempt._code.done for attempt in attempts if attempt._code is not None]
+    if worker._heart is not None:
+        worker._heart.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     worker.threads.close()
     worker.stop_capture()  # its streams end with a process
-    if isinstance(jobs.store, SqliteJobStore):
-        await jobs.store.close()  # the process's files are closed by the kernel; the row of the worker stays
+    if not isinstance(jobs.store, MemoryJobStore):
+        await jobs.store.close()  # the process's files are closed by the kernel; what is said of the worker stays

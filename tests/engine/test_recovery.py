@@ -8,7 +8,9 @@ import pytest
 
 from openagents_json import JobManager
 from openagents_json.errors import StoreError
-from tests.engine.support import SAFETY_S, Bench, final, history, seen, types, vanish, written
+from tests.engine.support import SAFETY_S, Bench, final, history, on_every_store, seen, types, vanish, written
+
+pytestmark = on_every_store
 
 
 async def within(bench: Bench, jobs: JobManager, *ids: str) -> None:
@@ -25,7 +27,7 @@ async def test_next_manager_takes_over_at_once_when_the_dead_ones_lock_is_free(b
     job_id = await dead.create_job(flow, start=True)
     first = await bench.gate().wait_entered()
     await vanish(dead)
-    if bench.kind == "memory":
+    if bench.kind != "sqlite":
         bench.clock.advance(31)  # no lock file tells: its lease has to end
     bench.gate().open()
     async with bench.manager() as jobs:
@@ -46,7 +48,7 @@ async def test_running_manager_takes_over_within_five_seconds(bench: Bench) -> N
     async with bench.manager() as jobs:
         await vanish(dead)
         bench.gate().open()
-        if bench.kind == "memory":
+        if bench.kind != "sqlite":
             await bench.pass_time(10, 10, 10, 0.5)
         watching = asyncio.create_task(seen(jobs, job_id, "job.completed"))
         begin_us = bench.clock.now_us()
@@ -58,18 +60,82 @@ async def test_running_manager_takes_over_within_five_seconds(bench: Bench) -> N
         assert lost.at_us - begin_us <= 10e6
 
 
-async def test_job_whose_workers_die_three_times_without_progress_fails(bench: Bench) -> None:
-    job_id = ""
-    for _ in range(3):
+async def entered(bench: Bench, jobs: JobManager, calls: int) -> None:
+    """The gate has so many calls, while the clock moves on."""
+    async with asyncio.timeout(SAFETY_S):
+        while len(bench.gate().contexts) < calls:
+            await bench.pass_time(0.5)
+            await written(jobs)
+
+
+async def kill_twice(bench: Bench, *flows: str) -> list[str]:
+    """Jobs that wait at the gate, under each of which two workers have died."""
+    ids: list[str] = []
+    for _ in range(2):
         dead = bench.manager()
         await dead.open()
-        job_id = job_id or await dead.create_job(bench.one("gate"), start=True)
-        await bench.gate().wait_entered(len(bench.gate().contexts) + 1)
+        ids = ids or [await dead.create_job(flow, start=True) for flow in flows]
+        await entered(bench, dead, len(bench.gate().contexts) + len(flows))
         await vanish(dead)
         bench.clock.advance(31)
+    return ids
+
+
+@pytest.mark.guarantee("G6")
+async def test_job_whose_workers_die_three_times_without_progress_fails(bench: Bench) -> None:
+    [job_id] = await kill_twice(bench, bench.one("gate"))
+    dead = bench.manager()
+    await dead.open()
+    await entered(bench, dead, 3)
+    await vanish(dead)
+    bench.clock.advance(31)
     async with bench.manager() as jobs:
         job = await jobs.wait(job_id)
         assert (job.status, job.errors[0]["type"]) == ("FAILED", "worker_lost")
+
+
+@pytest.mark.guarantee("G6")
+async def test_jobs_under_which_two_workers_died_run_alone_one_after_the_other(bench: Bench) -> None:
+    first, second = await kill_twice(bench, bench.one("gate"), bench.one("gate", id="neighbour"))
+    async with bench.manager() as jobs:
+        await entered(bench, jobs, 5)
+        other = await jobs.create_job(bench.one("note", id="other"), start=True)
+        await bench.pass_time(1, 1)
+        rows = [await jobs.get_summary(job_id) for job_id in (first, second, other)]
+        assert [str(row.status) for row in sorted(rows, key=lambda row: row.status)] == ["QUEUED", "QUEUED", "RUNNING"]
+        assert rows[2].status == "QUEUED"
+        bench.gate().open()
+        await within(bench, jobs, first, second, other)
+        spans = []
+        for job_id in (first, second):
+            events = await history(jobs, job_id)
+            starts = [event.at_us for event in events if event.type in ("job.started", "job.continued")]
+            spans.append((starts[2], events[-1].at_us))
+            assert (len(starts), events[-1].type) == (3, "job.completed")
+        earlier, later = sorted(spans)
+        assert earlier[1] <= later[0]
+
+
+@pytest.mark.guarantee("G6")
+async def test_job_that_is_to_run_alone_waits_for_others_to_end_but_not_for_ever(bench: Bench) -> None:
+    [suspect] = await kill_twice(bench, bench.one("gate"))
+    gate = bench.gate()
+    async with bench.manager() as jobs:
+        busy = await jobs.create_job(bench.one("gate", id="busy"), start=True)
+        await gate.wait_entered(3)
+        await bench.pass_time(5)
+        async with asyncio.timeout(SAFETY_S):
+            while (stored := await jobs.store.read(suspect)) is None or stored.owner != jobs.worker_id:
+                await bench.pass_time(0.5)
+        late = await jobs.create_job(bench.one("note", id="late"), start=True)
+        await bench.pass_time(1)
+        assert (await jobs.get_summary(late)).status == "QUEUED"  # room is made
+        await bench.pass_time(30)
+        await within(bench, jobs, late)  # and given up for a while
+        gate.open()
+        await within(bench, jobs, busy)
+        await bench.pass_time(300)
+        await within(bench, jobs, suspect)
 
 
 async def test_recorded_progress_begins_the_count_of_deaths_anew(bench: Bench) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from openagents_json import JobManager, StepContext
 from openagents_json.errors import InvalidInputs, JobNotFound, ResultsNotReady, WorkflowNotFound
-from tests.engine.support import Bench, final, history, seen, types
+from tests.engine.support import Bench, final, history, on_every_store, seen, types
+
+pytestmark = on_every_store
 
 RETRY = {"max_attempts": 3, "delay_seconds": 2, "backoff_multiplier": 2}
 
@@ -226,7 +228,7 @@ async def test_thread_past_its_timeout_is_abandoned_shown_and_counted_until_it_e
     await bench.pass_time(3, 10)
     job = await jobs.wait(job_id)
     assert (job.status, job.abandoned) == ("FAILED", 1)
-    assert (await jobs.get_summary(job_id)).display_status == "FAILED (1 thread still runs)"
+    assert (await jobs.get_summary(job_id)).display_status == "FAILED (1 abandoned attempt still runs)"
     health = await jobs.health()
     assert (health["status"], health["abandoned_threads"], health["steps"]) == ("degraded", 1, 1)
     before = await types(jobs, job_id)
@@ -358,7 +360,7 @@ async def test_job_whose_components_are_not_here_is_left_to_other_workers(bench:
     assert [await final(jobs, job_id) for job_id in left] == ["COMPLETED"] * 3
 
 
-async def test_component_that_goes_while_its_job_runs_fails_the_step(bench: Bench, jobs: JobManager) -> None:
+async def test_job_whose_component_goes_waits_for_a_worker_that_has_it(bench: Bench, jobs: JobManager) -> None:
     registry = bench.components.registry
     registry.register(lambda: None, "gone", isolation="inline")
     flow = bench.workflow({"id": "g", "component": "gate"}, {"id": "s", "component": "gone"})
@@ -366,8 +368,15 @@ async def test_component_that_goes_while_its_job_runs_fails_the_step(bench: Benc
     await bench.gate().wait_entered()
     del registry._components["gone"], registry._highest["gone"]
     bench.gate().open()
-    job = await jobs.wait(job_id)
-    assert (job.status, job.errors[0]["type"]) == ("FAILED", "component.not_found")
+    queued = await seen(jobs, job_id, "job.queued", 2)
+    assert queued.data == {"reason": "elsewhere", "requires": ["gone"]}
+    assert (await jobs.get_job_status(job_id))["waiting_for"] == [
+        {"kind": "worker", "components": ["gone"], "workers": 0}
+    ]
+    registry.register(lambda: None, "gone", isolation="inline")
+    await bench.pass_time(0.1)
+    assert await final(jobs, job_id) == "COMPLETED"
+    assert (await jobs.get_job(job_id)).steps["g"]["attempt"] == 1
 
 
 async def test_expression_that_fails_at_run_time_fails_the_step(bench: Bench, jobs: JobManager) -> None:

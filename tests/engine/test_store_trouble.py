@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from openagents_json import JobManager
 from openagents_json.errors import LeaseLost, StoreUnavailable
 from openagents_json.job.store import Commit, JobStore, Request
-from tests.engine.support import Bench, final, history, seen, types
+from tests.engine.support import Bench, final, history, seen, types, written
 
 VERBS = [
     "create", "read", "read_summary", "read_events", "list_jobs", "read_definition", "claim", "hold", "hold_due",
@@ -51,11 +52,13 @@ class Trouble:
         return wrapped
 
 
-async def during(bench: Bench, work: Any) -> Any:
-    """The result of the work, while the clock moves on."""
+async def during(bench: Bench, jobs: JobManager, work: Any) -> Any:
+    """The result of the work, while the clock moves on, no faster than the store writes: else leases end meanwhile."""
     task = asyncio.ensure_future(work)
     while not task.done():
         await bench.pass_time(0.25)
+        with contextlib.suppress(StoreUnavailable):  # it is closed at the end of some
+            await written(jobs)
     return await task
 
 
@@ -74,7 +77,7 @@ async def test_commits_that_fail_are_repeated_until_they_stand_once(
         await bench.gate().wait_entered()
         trouble.fail("commit", times, loses_reply=loses_reply)
         bench.gate().open()
-        assert await during(bench, final(jobs, job_id)) == "COMPLETED"
+        assert await during(bench, jobs, final(jobs, job_id)) == "COMPLETED"
         assert trouble.failures == {"commit": times}
         assert (await jobs.health())["store_error"] is None
     assert bench.components.calls == [("a", 1), ("b", 1)]
@@ -97,7 +100,7 @@ async def test_engine_goes_on_by_itself_when_a_verb_works_again(bench: Bench, ve
     async with jobs:
         trouble.fail(verb, 3)
         for job_id in ids:
-            assert await during(bench, final(jobs, job_id)) == "COMPLETED"
+            assert await during(bench, jobs, final(jobs, job_id)) == "COMPLETED"
         if verb != "read_requests":
             assert trouble.failures[verb] >= 3, "nothing was injected"
         trouble.fail(verb, 0)
@@ -133,7 +136,7 @@ async def test_verb_that_is_durable_is_carried_out_when_the_store_is_back(
     trouble = Trouble(jobs.store)
     trouble.fail("commit", 3)
     await getattr(jobs, f"{verb}_job")(job_id)
-    assert await during(bench, final(jobs, job_id)) == ("COMPLETED" if verb == "start" else "CANCELLED")
+    assert await during(bench, jobs, final(jobs, job_id)) == ("COMPLETED" if verb == "start" else "CANCELLED")
     assert trouble.failures == {"commit": 3}
 
 
@@ -158,7 +161,7 @@ async def test_timer_that_comes_due_while_commits_fail_is_not_lost(bench: Bench,
     trouble = Trouble(jobs.store)
     job_id = await jobs.create_job(bench.one("note"), start_at=bench.clock.now() + timedelta(seconds=5))
     trouble.fail("commit", 3)
-    assert await during(bench, final(jobs, job_id)) == "COMPLETED"
+    assert await during(bench, jobs, final(jobs, job_id)) == "COMPLETED"
     assert trouble.failures == {"commit": 3}
 
 
@@ -172,7 +175,7 @@ async def test_end_of_an_abandoned_thread_is_recorded_when_the_store_is_back(ben
     trouble.fail("thread_ended", 2)
     gate.open()
     await gate.wait_left()
-    await during(bench, bench.until_async(lambda: jobs.get_summary(job_id), lambda one: one.abandoned == 0))
+    await during(bench, jobs, bench.until_async(lambda: jobs.get_summary(job_id), lambda one: one.abandoned == 0))
     assert trouble.failures == {"thread_ended": 2}
 
 
@@ -184,12 +187,12 @@ async def test_manager_can_be_left_while_the_store_is_away_and_nothing_is_lost(b
     trouble = Trouble(jobs.store)
     trouble.fail("commit", 1_000_000)
     bench.gate().open()
-    await during(bench, jobs.close())
+    await during(bench, jobs, jobs.close())
     assert trouble.failures["commit"] > 0
     if bench.kind == "memory":
         del bench.store().commit
     async with bench.manager() as jobs:
-        assert await during(bench, final(jobs, job_id)) == "COMPLETED"
+        assert await during(bench, jobs, final(jobs, job_id)) == "COMPLETED"
 
 
 # ── a request or another owner in the way ─────────────────────────────────────────────────────────────────────────

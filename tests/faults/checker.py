@@ -333,4 +333,6 @@ def _row_of_summary(summary: JobSummary, like: JobRow) -> JobRow:
         error_message=summary.error_message,
         pause_requested=summary.pause_requested,
         cancel_requested=summary.cancel_requested,
+        requires=summary.requires,
+        deaths=like.deaths,
     )

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -31,7 +30,7 @@ from openagents_json import JobManager, StepContext
 from openagents_json.errors import InvalidTransition, JobNotFound, LeaseLost, StoreUnavailable
 from openagents_json.job.bus import Bus
 from openagents_json.job.events import Event
-from openagents_json.job.machine import JobState, Verb
+from openagents_json.job.machine import JobState, Verb, resting
 from openagents_json.job.machine.turn import Turn
 from openagents_json.job.model import Job, JobPriority, JobStatus, StepStatus
 from openagents_json.job.store import MemoryJobStore, Request
@@ -128,7 +127,6 @@ WINDOWS_OF_SQLITE = {
     "waited for a pause",
     "watched to the end",
 }
-decide_module = sys.modules["openagents_json.job.machine.decide"]  # the package's `decide` is its function
 DICE = st.integers(0, 2**32)
 T = TypeVar("T")
 
@@ -807,7 +805,7 @@ def _wake_nobody(patch: pytest.MonkeyPatch) -> None:
 
 def _start_while_paused(patch: pytest.MonkeyPatch) -> None:
     """A pause is shown at once, although something runs."""
-    conclude = decide_module._conclude
+    conclude = resting.conclude
 
     def hasty(turn: Turn) -> None:
         if turn.state.pause_requested and turn.is_held and turn.state.live:
@@ -815,7 +813,7 @@ def _start_while_paused(patch: pytest.MonkeyPatch) -> None:
         else:
             conclude(turn)
 
-    patch.setattr(decide_module, "_conclude", hasty)
+    patch.setattr(resting, "conclude", hasty)
 
 
 @pytest.mark.timeout(300)

@@ -8,7 +8,7 @@ import pytest
 
 from openagents_json import OpenAgentsApp
 from openagents_json.errors import InvalidDefinition, InvalidSettings
-from openagents_json.job.store import MemoryJobStore, SqliteJobStore
+from openagents_json.job.store import FileJobStore, MemoryJobStore, SqliteJobStore
 from openagents_json.testing import FakeClock
 
 DEFINITION = {
@@ -100,6 +100,9 @@ def test_options_of_the_app_reach_the_manager_and_its_own_win() -> None:
         OpenAgentsApp("memory", max_jobs=0).manager()
 
 
-def test_file_store_says_that_it_comes_later() -> None:
-    with pytest.raises(InvalidSettings, match="later release"):
-        OpenAgentsApp("file").manager()
+def test_file_store_is_a_folder_of_the_current_one_or_of_a_path(tmp_path: Path) -> None:
+    store = OpenAgentsApp("file").manager().store
+    assert isinstance(store, FileJobStore) and store.path == Path.cwd() / "openagents.jobs"
+    for path in (str(tmp_path / "mine"), f"file:///{tmp_path / 'mine'}"):
+        store = OpenAgentsApp("file", path=path).manager().store
+        assert isinstance(store, FileJobStore) and store.path == tmp_path / "mine"

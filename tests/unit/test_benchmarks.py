@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import file_store
 from benchmarks.bare import replay
 from benchmarks.table import Figure, as_markdown, as_text, number, without_timed_target
 from benchmarks.verify import WrongHistory, check_history
@@ -112,3 +113,15 @@ def test_table_has_a_line_for_each_figure() -> None:
     markdown = as_markdown(figures).splitlines()
     assert markdown[2] == "| one-step jobs, jobs/s | 6,000 | ≥ 5,000 | yes | 12,000 | 0.50 | DBOS 89 |"
     assert all(line.count("|") == 8 for line in markdown)
+
+
+async def test_file_store_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await file_store.main(["--jobs", "5", "--pairs", "1", "--stored", "20", "--folder", str(tmp_path)])
+    said = capsys.readouterr().out
+    for words in (
+        "one-step jobs, file,",
+        "file / sqlite, at least 0.80",
+        "opening 20 jobs",
+        "longest commit meanwhile",
+    ):
+        assert words in said

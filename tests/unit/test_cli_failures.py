@@ -23,6 +23,7 @@ PROBLEM = Problem("$.steps[0]", "It is \x1b[31mred.", "Make it blue.", 3, 7)
         (errors.InvalidSettings("no"), Exit.USAGE),
         (errors.InvalidTransition("id", "pause", "FAILED", ()), Exit.USAGE),
         (errors.IdempotencyConflict("no"), Exit.USAGE),
+        (errors.LimitReached("no"), Exit.LIMIT),
         (errors.AmbiguousJobId("ab", ["abc", "abd"]), Exit.USAGE),
         (errors.JobNotFound("id"), Exit.NOT_FOUND),
         (errors.WorkflowNotFound("no"), Exit.NOT_FOUND),

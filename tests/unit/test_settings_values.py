@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openagents_json.errors import InvalidSettings
-from openagents_json.job.store import make_store
+from openagents_json.job.store import FileJobStore, make_store
 from openagents_json.settings import Settings, load_settings
 
 
@@ -104,7 +104,9 @@ def test_every_problem_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(name in str(caught.value) for name in ("max_jobs", "lease_s", "linger_s"))
 
 
-def test_file_store_says_that_it_comes_later() -> None:
+def test_file_store_is_made_by_name_or_url(tmp_path: Path) -> None:
     assert load_settings(job_store_type="file").job_store_type == "file"
-    with pytest.raises(InvalidSettings, match="later"):
-        make_store("file")
+    for store in (make_store("file", tmp_path / "a"), make_store(f"file:///{tmp_path}/a")):
+        assert isinstance(store, FileJobStore) and store.path == tmp_path / "a"
+    with pytest.raises(InvalidSettings, match="no path"):
+        make_store("file:///")

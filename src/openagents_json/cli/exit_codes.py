@@ -15,6 +15,7 @@ class Exit(IntEnum):
     NOT_FOUND = 4  # no such job, workflow or leak
     STORE = 5  # the store cannot be opened, read or written
     UNHEALTHY = 6  # of `health`: something is not as it should be; of `jobs leaks`: a leak that was tried stays
+    LIMIT = 7  # `concurrency` of the workflow lets no further job start: nothing was done
     INTERNAL = 70  # a fault of this program (EX_SOFTWARE)
     INTERRUPTED = 130  # stopped by Ctrl-C, SIGTERM or --timeout; the job can be resumed
 
@@ -27,6 +28,7 @@ MEANINGS = {
     Exit.NOT_FOUND: "no such job, workflow or leak",
     Exit.STORE: "the store is unavailable",
     Exit.UNHEALTHY: "something is not as it should be",
+    Exit.LIMIT: "too many jobs of the workflow are on",
     Exit.INTERNAL: "a fault of this program",
     Exit.INTERRUPTED: "interrupted; the job can be resumed",
 }

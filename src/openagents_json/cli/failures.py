@@ -29,6 +29,8 @@ def exit_code_of(error: BaseException) -> Exit:
             return Exit.NOT_FOUND
         case errors.ResultsNotReady():
             return OF_STATUS.get(str(error.status), Exit.USAGE)
+        case errors.LimitReached():
+            return Exit.LIMIT
         case errors.WaitTimeout():
             return Exit.INTERRUPTED
         case errors.StoreError():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,13 +17,15 @@ from openagents_json.cli.running import watching
 from openagents_json.cli.showing import error_line, job_name
 from openagents_json.cli.steplogs import with_emitted
 from openagents_json.cli.stopping import Stop
-from openagents_json.cli.text import count, duration, percent, printable, short_time
+from openagents_json.cli.text import count, duration, json_text, percent, printable, short_time
 from openagents_json.ids import short_id
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
 from openagents_json.job.model import JobSummary, StepStatus
 from openagents_json.pictures.wording import duration as exact_duration
 
+COMPONENTS_SHOWN = 3
+HOLDERS_SHOWN = 3
 STEPS_SHOWN = 30
 ERRORS_SHOWN = 10
 RETRIES_SHOWN = 10
@@ -167,8 +168,8 @@ def status_lines(status: Mapping[str, Any], now: datetime) -> list[str]:
     lines += [f"  asked    {_request(one)}" for one in status["requests"]]
     steps: Mapping[str, Mapping[str, Any]] = status["steps"]
     if steps:
-        tally = Counter(step["status"] for step in steps.values())
-        lines.append("  steps    " + ", ".join(f"{number:,} {word}" for word, number in tally.most_common()))
+        tally = sorted(status["step_counts"].items(), key=lambda entry: -entry[1])
+        lines.append("  steps    " + ", ".join(f"{number:,} {word}" for word, number in tally))
         lines += _step_lines(steps)
     errors: Sequence[Any] = status["errors"]
     if errors:
@@ -230,9 +231,13 @@ def _step_row(path: str, step: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _wait(wait: Mapping[str, Any], now: datetime) -> str:
-    words = {"resume": "for `openagents jobs resume`", "start": "to be started", "worker": "for a worker"}
+    words = {"resume": "for `openagents jobs resume`", "start": "to be started"}
     text = words.get(wait["kind"], f"for the {printable(str(wait['kind']))}")
-    if wait["kind"] == "signal":
+    if wait["kind"] == "worker":
+        text = _worker_wait(wait)
+    elif wait["kind"] == "limit":
+        text = _limit_wait(wait)
+    elif wait["kind"] == "signal":
         text = f"for the signal {printable(wait['signal'], 120)!r}"
     elif wait["kind"] == "child":
         why = {"pause": "the pause", "cancel": "the end"}.get(wait["for"])
@@ -247,6 +252,26 @@ def _wait(wait: Mapping[str, Any], now: datetime) -> str:
     if (moment := wait.get("at") or wait.get("until")) is not None:
         text += f", {'at' if wait.get('at') else 'until'} {short_time(moment, now)}"
     return text
+
+
+def _limit_wait(wait: Mapping[str, Any]) -> str:
+    """A slot of the job's limit: which one, and who has it."""
+    key = f" with the key {printable(json_text(wait['key']).strip(), 120)}" if wait["key"] is not None else ""
+    ids = [short_id(job_id) for job_id in wait["held_by"][:HOLDERS_SHOWN]]
+    hidden = max(wait["limit"], len(wait["held_by"])) - len(ids)
+    text = f"for one of the {wait['limit']:,} jobs" if wait["limit"] > 1 else "for the one job"
+    text += f"{key} that may be on (`concurrency`): {', '.join(ids)}"
+    return text + (f" and {hidden:,} more" if hidden > 0 else "")
+
+
+def _worker_wait(wait: Mapping[str, Any]) -> str:
+    """A worker that can take the job: how many there are, and what they need."""
+    text = "for a worker" + (" to be free" if wait["workers"] else "; none lives that could take it")
+    if names := wait["components"]:
+        shown = " or ".join(printable(name, 80) for name in names[:COMPONENTS_SHOWN])
+        rest = f" or {len(names) - COMPONENTS_SHOWN} more" if len(names) > COMPONENTS_SHOWN else ""
+        text = text.replace("a worker", f"a worker with {shown}{rest}")
+    return text + (" and empty: workers have died under this job, so it is run alone" if wait.get("alone") else "")
 
 
 def _request(request: Mapping[str, Any]) -> str:

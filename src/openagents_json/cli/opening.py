@@ -11,7 +11,7 @@ from openagents_json.cli.failures import UsageProblem
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.arguments import REASON_CHARACTERS
 from openagents_json.job.manager import JobManager
-from openagents_json.job.store import MemoryJobStore, SqliteJobStore
+from openagents_json.job.store import FileJobStore, MemoryJobStore, PostgresJobStore, SqliteJobStore
 
 
 @asynccontextmanager
@@ -19,9 +19,13 @@ async def opened(store: str | None, app: OpenAgentsApp | None = None) -> AsyncIt
     """A manager that runs no jobs, on a store that is there already. `StoreUnavailable` if it is not."""
     jobs = (app or OpenAgentsApp()).manager(store, worker=False)
     refuse_memory(jobs)
-    if isinstance(jobs.store, SqliteJobStore) and not jobs.store.path.exists():
+    if isinstance(jobs.store, SqliteJobStore | FileJobStore) and not jobs.store.path.exists():
         raise StoreUnavailable(
             f"There is no store at {jobs.store.path}. `openagents run` makes one; name another with --store."
+        )
+    if isinstance(jobs.store, PostgresJobStore) and not await jobs.store.is_made():
+        raise StoreUnavailable(
+            f"There is no store at {jobs.store.place.shown}. `openagents run` makes one; name another with --store."
         )
     async with jobs:
         yield jobs

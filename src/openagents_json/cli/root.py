@@ -14,6 +14,7 @@ from openagents_json.cli.health import health
 from openagents_json.cli.invocation import invocation_of
 from openagents_json.cli.jobs import app as jobs
 from openagents_json.cli.run import run
+from openagents_json.cli.store import app as store
 from openagents_json.cli.worker import worker
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command("components", epilog=epilog())(components)
 app.add_typer(jobs, name="jobs", epilog=epilog())
 app.command("worker", epilog=epilog())(worker)
 app.command("health", epilog=epilog())(health)
+app.add_typer(store, name="store", epilog=epilog())
 
 
 def _print_version(wanted: bool) -> None:

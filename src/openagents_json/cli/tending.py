@@ -19,6 +19,7 @@ from openagents_json.cli.text import printable, short_time
 from openagents_json.errors import OpenAgentsError, StoreUnavailable
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
+from openagents_json.job.store.rules import serves
 
 NAMES_KEPT = 10_000
 IDLE_CHECK_S = 0.2  # how often --until-idle looks; another process may empty the queue without a word to us
@@ -64,9 +65,10 @@ async def _work(jobs: JobManager, until_idle: bool, output: Output, stop: Stop) 
 async def _wait_idle(jobs: JobManager) -> None:
     """Return when nothing is queued that could run here, and nothing runs here. Jobs that wait do not count."""
     while True:
+        offers = set(jobs.components.names())
         try:
             page, health = await jobs.list_jobs({"status": "QUEUED"}, limit=1_000), await jobs.health()
-            is_empty = page.cursor is None and all(job.definition in health["left_to_others"] for job in page)
+            is_empty = page.cursor is None and not any(serves(offers, job.requires) for job in page)
             if is_empty and health["running_jobs"] == 0:
                 return
         except StoreUnavailable:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openagents_json.errors import InvalidInputs, Problem
@@ -15,6 +17,7 @@ MAX_TAGS = 32
 TAG_CHARACTERS = 200
 REASON_CHARACTERS = 2_000
 KEY_CHARACTERS = 200
+MAX_CREATED_AT_ONCE = 10_000  # jobs of one `create_jobs`
 
 
 def priority_of(priority: str | JobPriority) -> JobPriority:
@@ -53,6 +56,24 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
         message = f"At most {MAX_TAGS} tags of 1 to {TAG_CHARACTERS} characters are allowed."
         raise InvalidInputs([Problem("$.tags", message)], "the job")
     return given
+
+
+def check_count(inputs: Sequence[Any], keys: Sequence[str] | None) -> None:
+    """`ValueError` for more jobs than are accepted at once, or not as many keys as jobs."""
+    if len(inputs) > MAX_CREATED_AT_ONCE:
+        raise ValueError(f"{len(inputs):,} jobs are too many at once; give at most {MAX_CREATED_AT_ONCE:,} per call.")
+    if keys is not None and len(keys) != len(inputs):
+        raise ValueError(f"There are {len(inputs):,} jobs and {len(keys):,} idempotency keys; give one key for each.")
+
+
+@contextlib.contextmanager
+def placed(place: int) -> Iterator[None]:
+    """Problems of one of many inputs say which one it is."""
+    try:
+        yield
+    except InvalidInputs as error:
+        problems = [replace(one, path=one.path.replace("$", f"$[{place}]", 1)) for one in error.problems]
+        raise InvalidInputs(problems, f"the inputs of job {place}") from None
 
 
 def check_reason(reason: str | None) -> None:

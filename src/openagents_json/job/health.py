@@ -8,12 +8,12 @@ from typing import Any
 from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.errors import StoreError
 from openagents_json.job.engine import Worker
+from openagents_json.job.engine.heart import BLOCKED_S
 from openagents_json.job.engine.meter import percentile
 from openagents_json.job.engine.slots import MAX_ABANDONED
-from openagents_json.job.store.base import JobCounts
+from openagents_json.job.store.records import JobCounts
 
 COUNTED_JOBS = 100_000  # of the queue, and of the newest of the others
-BLOCKED_S = 1.0  # an event loop that comes so much too late is blocked by something
 
 
 async def health_of(worker: Worker) -> dict[str, Any]:
@@ -41,7 +41,6 @@ async def health_of(worker: Worker) -> dict[str, Any]:
         "processes": slots.used["process"],
         "max_processes": settings.max_processes,
         "abandoned_threads": slots.abandoned,
-        "left_to_others": worker.left_to_others,
         "loop_lag_ms": _milliseconds(lag_s),
         "commit_ms": {
             "p50": _milliseconds(percentile(commits_s, 50)),

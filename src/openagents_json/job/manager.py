@@ -8,7 +8,7 @@ import os
 import secrets as randomness
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,28 +31,32 @@ from openagents_json.errors import (
 from openagents_json.ids import SHORT_LENGTH, uuid7
 from openagents_json.job.arguments import (
     REASON_CHARACTERS,
+    check_count,
     check_reason,
     key_of,
     metadata_of,
     payload_of,
+    placed,
     priority_of,
     tags_of,
 )
 from openagents_json.job.bus import Bus, Listener, Subscription
-from openagents_json.job.engine import JobMaker, Plans, Settler, Worker, make_retry, release_leak
+from openagents_json.job.engine import First, JobMaker, KnownStates, Plans, Settler, Worker, make_retry, release_leak
 from openagents_json.job.events import Event
 from openagents_json.job.health import health_of
-from openagents_json.job.machine import JobState, Verb, allowed_verbs, is_repeated
-from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page
-from openagents_json.job.store import Claim, JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
+from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated
+from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, WorkerSummary
+from openagents_json.job.reading import JobReader
+from openagents_json.job.store import JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
 from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
-from openagents_json.job.views import job_of, output_of, status_of
+from openagents_json.job.views import job_of, output_of, status_of, worker_of
 from openagents_json.settings import Settings, load_settings
 from openagents_json.workflow import EnvironmentSecrets, SecretProvider, WorkflowRegistry
 from openagents_json.workflow.plan import signal_problems
 
 ASK_TRIES = 20  # a request that meets a job in the middle of a hand-over looks again so often
 EVENT_PAGE = 1_000
+MADE_AT_ONCE = 100  # of many new jobs, in one turn of the event loop
 _UNSAID: Any = object()  # no output was given: None is one
 
 
@@ -97,13 +101,16 @@ class JobManager:
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{randomness.token_hex(4)}"
         self._bus = Bus(self.clock)
         self._plans = Plans(self.store)
+        self._states = KnownStates()
+        self._reader = JobReader(self.store, self._plans, self._states)
         self._settler = Settler(self.store, self._plans, self.clock)
-        self._maker = JobMaker(self.workflows, self._plans, self.clock)
+        self._maker = JobMaker(self.workflows, self._plans, self.clock, keeps_limits=self.store.keeps_limits)
         self._worker = Worker(
             self.worker_id,
             self.store,
             self.components,
             self._plans,
+            self._states,
             self._maker,
             self._settler,
             self._bus,
@@ -173,7 +180,8 @@ class JobManager:
 
         `priority` defaults to the workflow's, else MEDIUM. `start_at` (aware) starts it by itself. With an
         `idempotency_key` the same call again returns the same job. `WorkflowNotFound`, `InvalidInputs` (all problems),
-        `IdempotencyConflict` (the key with another body), `StoreUnavailable` (not accepted).
+        `IdempotencyConflict` (the key with another body), `LimitReached` (with `start`, and `concurrency` of the
+        workflow refuses it), `StoreUnavailable` (not accepted).
         """
         workflow = self.workflows.get(workflow_id, version)
         new, state = self._maker.make(
@@ -190,6 +198,53 @@ class JobManager:
         if start_at is not None:
             self._worker.due_changed()
         return job_id
+
+    async def create_jobs(
+        self,
+        workflow_id: str,
+        inputs: Sequence[Mapping[str, Any]],
+        priority: str | JobPriority | None = None,
+        *,
+        version: str | None = None,
+        idempotency_keys: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        start: bool = False,
+    ) -> list[str]:
+        """Accept a job for each of the inputs (at most `MAX_CREATED_AT_ONCE`) in one transaction, all or none; their
+        ids, in order. The rest as in `create_job`: `idempotency_keys` has one key for each, and problems of inputs have
+        the place of their job in front: `$[3].name`.
+        """
+        check_count(inputs, idempotency_keys)
+        workflow = self.workflows.get(workflow_id, version)
+        rank = priority_of(priority or workflow.priority or JobPriority.MEDIUM)
+        about, tags = metadata_of(workflow, metadata), tags_of(tags)
+        made: list[tuple[NewJob, JobState]] = []
+        for place, given in enumerate(inputs):
+            key = key_of(idempotency_keys[place]) if idempotency_keys is not None else None
+            with placed(place):
+                made.append(
+                    self._maker.make(
+                        workflow,
+                        dict(given),
+                        priority=rank,
+                        metadata=about,
+                        tags=tags,
+                        idempotency_key=key,
+                        start=start,
+                    )
+                )
+            if place % MADE_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others have their turn
+        ids = await self.store.create_all([new for new, _ in made])
+        for job_id, (new, state) in zip(ids, made, strict=True):
+            if job_id == new.job_id:
+                self._bus.publish(state, new.events)
+        if start:
+            self._worker.queue_changed(len(ids))
+            if made and made[0][0].limit is not None:
+                self._worker.slots_changed(made[0][1])
+        return ids
 
     async def retry_job(
         self,
@@ -239,6 +294,8 @@ class JobManager:
             self._bus.publish(state, new.events)
         if state.status == JobStatus.QUEUED:
             self._worker.queue_changed()
+            if new.limit is not None:
+                self._worker.slots_changed(state)
         return job_id
 
     async def delete_job(self, job_id: str) -> None:
@@ -258,7 +315,7 @@ class JobManager:
     # ── control ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start_job(self, job_id: str, *, by: str | None = None, reason: str | None = None) -> None:
-        """Queue a CREATED job."""
+        """Queue a CREATED job. `LimitReached` when `concurrency` of its workflow refuses it: it stays CREATED."""
         await self._ask(job_id, "start", by, reason)
 
     async def pause_job(self, job_id: str, *, by: str | None = None, reason: str | None = None) -> None:
@@ -290,7 +347,7 @@ class JobManager:
 
         `InvalidInputs` when no step of the workflow waits for that name, or the payload fits the schema of none.
         """
-        definition = await self.store.read_definition_hash(job_id)
+        definition = self._bus.definition_of(job_id) or await self.store.read_definition_hash(job_id)
         if definition is None:
             raise JobNotFound(job_id)
         plan = await self._plans.get(definition)
@@ -335,46 +392,53 @@ class JobManager:
             await self._refuse_early(job_id, verb)
         now_us = self.clock.now_us()
         request = Request(f"{verb}:{key or uuid7(now_us)}", verb, by, reason, now_us, payload or {})
-        # A task of its own: a lease taken on the way has to be given back, whatever becomes of the caller.
-        asking = self._worker.spawn(self._put(job_id, verb, request), f"{verb} {job_id}")
+        for _ in range(ASK_TRIES):
+            with contextlib.suppress(LeaseLost):  # it changed hands: look again
+                decision = await self._ask_once(job_id, verb, request)
+                for refused, error in decision.refused:
+                    if refused.key == request.key:
+                        raise error
+                return
+        raise StoreError(f"Job {job_id} changed hands {ASK_TRIES} times while it was asked to {verb}. Try again.")
+
+    async def _ask_once(self, job_id: str, verb: Verb, request: Request) -> Decision:
+        """What was decided if it was here and now. `LeaseLost` when somebody took the job meanwhile."""
+        answer: First = self._worker.loop.create_future()
+        asking = self._worker.spawn(self._put(job_id, verb, request, answer), f"{verb} {job_id}")
+        asking.add_done_callback(lambda done: answer.cancel())  # of one that was ended without an answer
         try:
-            await asyncio.shield(asking)
-        except asyncio.CancelledError:
+            return await answer
+        except (asyncio.CancelledError, LeaseLost):
             if asking.cancelled():
                 raise StoreUnavailable(f"The manager was closed while job {job_id} was asked to {verb}.") from None
-            asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks for it any more
             raise
 
-    async def _put(self, job_id: str, verb: Verb, request: Request) -> None:
-        for _ in range(ASK_TRIES):
+    async def _put(self, job_id: str, verb: Verb, request: Request, answer: First) -> None:
+        """Runs in a task of its own, since a lease taken on the way has to be given back whatever becomes of the asker.
+        If the worker takes the job over, this task goes on and runs it; the asker has its answer before."""
+        try:
             held = await self.store.hold(job_id, self.worker_id, request)
             if held is None:
                 raise JobNotFound(job_id)
+            decision = Decision()
             if held.claim is not None:
                 try:
-                    await self._settle(held.claim, request)
-                except LeaseLost:
-                    continue  # it changed hands: look again
-                return
-            if held.is_repeated:
-                return
-            if held.owner is None:
-                await self._refuse_early(job_id, verb)  # it is final
+                    if (runner := await self._settler.offer(held.claim, (), answer)) is not None:
+                        await self._worker.run(runner)
+                        return
+                    decision = await self._settler.settle(held.claim, may_run=False)
+                except StoreUnavailable:
+                    self._worker.settle_later(held.claim)  # what the asker waits for is durable
             elif held.owner == self.worker_id:
                 self._worker.inbox_changed(job_id)
-            return
-        raise StoreError(f"Job {job_id} changed hands {ASK_TRIES} times while it was asked to {verb}. Try again.")
-
-    async def _settle(self, claim: Claim, request: Request) -> None:
-        """Carry out what stands in the inbox of a job that we hold for one commit."""
-        try:
-            _, decision = await self._settler.settle(claim)
-        except StoreUnavailable:
-            self._worker.settle_later(claim)  # the request is durable, and that is what the caller waits for
-            return
-        for refused, error in decision.refused:
-            if any(one.key == request.key and one.sequence == refused.sequence for one in claim.requests):
-                raise error
+            elif held.owner is None and not held.is_repeated:
+                await self._refuse_early(job_id, verb)  # it is final
+        except Exception as error:
+            if not answer.done():  # else the asker has gone away
+                answer.set_exception(error)
+        else:
+            if not answer.done():
+                answer.set_result(decision)
 
     async def _refuse_early(self, job_id: str, verb: Verb) -> None:
         """`InvalidTransition` for what is plainly not allowed, judged by what is shown: the row and the inbox."""
@@ -398,13 +462,18 @@ class JobManager:
 
     async def get_job_status(self, job_id: str) -> dict[str, Any]:
         """The detailed status: {"status", "display_status", "progress", "current_step", "steps", "waiting_for",
-        "requests", "abandoned", "errors", "origin", "retried_as", …}. Times are aware datetimes."""
-        stored, state = await self._load(job_id)
+        "requests", "abandoned", "errors", "origin", "retried_as", …}. Times are aware datetimes. Of more than
+        `views.STEPS_SHOWN` steps those are shown that are on, then those that failed, then the latest; "step_counts"
+        has them all, by status."""
+        status = (await self._summary(job_id)).status
         retries: list[str] = []
-        if state.is_final:
+        if status.is_final:
             query = build_query({"origin_id": job_id}, order="created_at", limit=MAX_LIMIT)
             retries = [one.summary.id for one in await self.store.list_jobs(query)]
-        return status_of(state, stored.summary, stored.requests, retries)
+        workers = await self.store.list_workers() if status == JobStatus.QUEUED else []
+        limit = await self.store.read_limit(job_id) if status == JobStatus.QUEUED else None
+        summary, requests, state = await self._reader.read(job_id)
+        return status_of(state, summary, requests, retries, workers, limit)
 
     async def get_job_results(self, job_id: str) -> dict[str, Any]:
         """The outputs of a COMPLETED job; `ResultsNotReady` says why there are none."""
@@ -595,6 +664,11 @@ class JobManager:
         """Forget a leak: somebody has seen to it. `LeakNotFound`."""
         if not await self.store.drop_leak(key):
             raise LeakNotFound(key)
+
+    async def list_workers(self) -> list[WorkerSummary]:
+        """The live workers of the store, in whatever process and on whatever machine, the oldest first. A manager that
+        runs no jobs is one with `max_jobs` 0."""
+        return [worker_of(one) for one in await self.store.list_workers()]
 
     async def health(self) -> dict[str, Any]:
         """How this manager and its store are; never raises.

@@ -99,7 +99,7 @@ class JobSummary:
     current_step: str | None
     error_type: str | None
     error_message: str | None
-    abandoned: int  # threads of the job that could not be stopped and still run
+    abandoned: int  # attempts of the job whose code could not be stopped and still runs
     pause_requested: bool
     cancel_requested: bool
     events: int  # number of the last event
@@ -107,13 +107,18 @@ class JobSummary:
     tags: tuple[str, ...]
     parent_id: str | None  # the job whose attached child it is
     origin_id: str | None  # the job that it retries; that one may have been deleted
+    requires: tuple[str, ...] = ()  # while QUEUED: it waits for a worker with one of these components; (): for any
 
     @property
     def display_status(self) -> str:
-        """The status as people should read it: `CANCELLED (1 thread still runs)` while that is so."""
+        """The status as people should read it: `CANCELLED (1 abandoned attempt still runs)` while that is so."""
         if not self.abandoned:
             return str(self.status)
-        still = "1 thread still runs" if self.abandoned == 1 else f"{self.abandoned} threads still run"
+        still = (
+            "1 abandoned attempt still runs"
+            if self.abandoned == 1
+            else f"{self.abandoned} abandoned attempts still run"
+        )
         return f"{self.status} ({still})"
 
 
@@ -142,6 +147,21 @@ class Job:
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     errors: tuple[ErrorInfo, ...] = ()
     abandoned: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSummary:
+    """A live worker, as it described itself. Times are aware UTC."""
+
+    id: str
+    host: str
+    pid: int
+    version: str  # of openagents_json
+    components: tuple[str, ...]  # sorted names of those that it has
+    max_jobs: int  # how many it runs at a time; 0: it only creates and controls jobs
+    running_jobs: int  # whose leases it has
+    started_at: datetime
+    heartbeat_at: datetime  # when it renewed its leases last
 
 
 @dataclass(frozen=True, slots=True)

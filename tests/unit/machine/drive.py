@@ -112,6 +112,7 @@ class Drive:
         self.releasing: str | None = None
         self.epoch = 0
         self.spawn: Spawn = no_children
+        self.missing: set[str] = set()  # components that the worker does not have
         if claim and start:
             self.claim()
 
@@ -130,6 +131,7 @@ class Drive:
             spawn=self.spawn,
             linger_us=self.linger_us,
             cleanup_us=self.cleanup_us,
+            has=lambda component: component not in self.missing,
         )
         assert not (was_final and decision.events), "a final state changed"
         self.history += decision.events
@@ -328,9 +330,9 @@ def snapshot(state: JobState) -> dict[str, Any]:
     """The encoded state, with its sets in order: a set that was decoded may iterate in another one."""
     decoded: dict[str, Any] = msgspec.json.decode(encode_snapshot(state))
     for scope in decoded["scopes"].values():
-        scope["active"].sort()
+        scope.get("active", []).sort()
     for run in decoded["runs"].values():
-        run["open"].sort()
+        run.get("open", []).sort()
     # dicts compare without order, but the order of these decides what comes next
     return decoded | {name: list(decoded[name].items()) for name in ("runs", "ready", "closing", "delayed", "ledger")}
 

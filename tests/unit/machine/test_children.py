@@ -29,7 +29,7 @@ def grandparents() -> Family:
 
 
 def waits(member: Member) -> list[tuple[str, str]]:
-    return [(wait["job_id"], wait["for"]) for wait in _waiting_for(member.state) if wait["kind"] == "child"]
+    return [(wait["job_id"], wait["for"]) for wait in _waiting_for(member.state, ()) if wait["kind"] == "child"]
 
 
 # ── pause ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ def test_pause_of_a_child_alone_does_not_pause_the_parent() -> None:
     jobs.settle()
     assert jobs.statuses() == {"parent": "WAITING", "child-1": "PAUSED"}
     assert jobs.parent.last("child.paused") == {"path": "sub", "child_id": "child-1"}
-    [wait] = _waiting_for(jobs.parent.state)
+    [wait] = _waiting_for(jobs.parent.state, ())
     assert (wait["for"], wait["paused"]) == ("end", True)
     child.resume()
     jobs.settle()

@@ -24,7 +24,7 @@ from openagents_json.job.machine import (
     StepRun,
     error_info,
 )
-from openagents_json.job.store.base import StoredLeak
+from openagents_json.job.store.records import StoredLeak
 from openagents_json.jsondata import freeze
 from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.plan import Node

@@ -71,7 +71,8 @@ def start_code(
     try:
         if isolation == "thread":
             return ThreadCode(worker.threads.submit(functools.partial(call_blocking, call, context)))
-        return LoopCode(worker.loop.create_task(call_in_loop(call, context, is_async=component.is_async)))
+        coroutine = call_in_loop(call, context, is_async=component.is_async)
+        return LoopCode(worker.loop.create_task(coroutine, name=f"step {context.step} of job {context.job_id}"))
     finally:
         sink.reset(token)
 

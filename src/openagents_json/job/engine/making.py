@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openagents_json.clock import Clock
+from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.ids import uuid7
 from openagents_json.job import machine
+from openagents_json.job.engine.limiting import limit_of
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.machine import Child, ChildSpec, JobState, Takeover
 from openagents_json.job.model import JobPriority
-from openagents_json.job.store.base import Definition, NewJob, row_of
+from openagents_json.job.store.records import Definition, NewJob, row_of
 from openagents_json.jsondata import encode
 from openagents_json.workflow import InputSchema, Plan, Workflow, WorkflowRegistry
 
@@ -34,10 +36,11 @@ class _Recipe:
 class JobMaker:
     """Makes new jobs without writing them."""
 
-    def __init__(self, workflows: WorkflowRegistry, plans: Plans, clock: Clock) -> None:
+    def __init__(self, workflows: WorkflowRegistry, plans: Plans, clock: Clock, *, keeps_limits: bool = True) -> None:
         self._workflows = workflows
         self._plans = plans
         self._clock = clock
+        self._keeps_limits = keeps_limits
         self._recipes: OrderedDict[str, _Recipe] = OrderedDict()  # by content hash, the last used last
 
     def make(
@@ -54,7 +57,7 @@ class JobMaker:
         parent: dict[str, Any] | None = None,
         takeover: Takeover | None = None,
     ) -> tuple[NewJob, JobState]:
-        """A new job and its state. `InvalidInputs` with every problem of the inputs."""
+        """A new job and its state. `InvalidInputs` with every problem of the inputs, or of the key of its limit."""
         recipe = self._recipe(workflow)
         values = recipe.inputs.validate(inputs)
         now_us = self._clock.now_us()
@@ -73,6 +76,11 @@ class JobMaker:
             start=start,
         )
         is_attached = parent is not None and not parent["detached"]
+        limit = None if is_attached else limit_of(recipe.plan, values)
+        if limit is not None and not self._keeps_limits:
+            message = "This store does not keep the limits of workflows yet."
+            hint = "Use SQLite, files or memory, or take `concurrency` out of the definition."
+            raise InvalidInputs([Problem("$.concurrency", message, hint)], f"a job of workflow {workflow.id!r}")
         new = NewJob(
             state.job_id,
             recipe.definition,
@@ -84,6 +92,9 @@ class JobMaker:
             _body_hash(workflow, values, takeover) if idempotency_key is not None else "",
             parent["job_id"] if parent is not None and is_attached else None,
             state.origin["job_id"] if state.origin is not None else None,
+            # An attached child is on in the slot of its parent, whatever its own workflow says: a parent that waits for
+            # a child which waits for the parent's slot would wait for ever.
+            limit,
         )
         return new, state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Collection
 
@@ -12,16 +13,18 @@ COMMITS_KEPT = 1_000
 
 
 class Meter:
-    """One per worker; used in the event loop only. Real time: a clock that tests move says nothing about the loop."""
+    """One per worker; written in the event loop only. In real time: a clock that tests move says nothing about it."""
 
     def __init__(self) -> None:
         self.commits_s: deque[float] = deque(maxlen=COMMITS_KEPT)  # how long the last commits took
         self.lags_s: deque[float] = deque(maxlen=TICKS_KEPT)  # how much too late the loop came to its last ticks
+        self.ticked_s = 0.0  # when it ticked last, by the monotonic clock; other threads read it
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Tick from now on."""
         loop = asyncio.get_running_loop()
+        self.ticked_s = time.monotonic()
         due_s = loop.time() + TICK_S
         self._timer = loop.call_at(due_s, self._tick, loop, due_s)
 

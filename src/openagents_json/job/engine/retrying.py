@@ -9,7 +9,7 @@ from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.machine import JobState, Takeover, takeover_problems, what_to_take_over
 from openagents_json.job.model import JobPriority
-from openagents_json.job.store.base import NewJob
+from openagents_json.job.store.records import NewJob
 from openagents_json.jsondata import NotJson, TooLarge, plain
 from openagents_json.workflow import limits
 from openagents_json.workflow.problems import member_path

@@ -18,12 +18,14 @@ from openagents_json.clock import SECOND_US
 from openagents_json.components import Resource as Held
 from openagents_json.errors import (
     LeaseLost,
+    LimitReached,
     RequestsPending,
     StepFailure,
     StoreUnavailable,
 )
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
+from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
 from openagents_json.job.engine.link import Track
 from openagents_json.job.machine import (
     Answer,
@@ -47,7 +49,7 @@ from openagents_json.job.machine import (
     error_info,
 )
 from openagents_json.job.model import FINAL, JobStatus
-from openagents_json.job.store.base import Claim, Commit, Request, row_of
+from openagents_json.job.store.records import Claim, Commit, Request, row_of
 from openagents_json.workflow.plan import Node
 
 if TYPE_CHECKING:
@@ -55,21 +57,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("openagents_json.job")
 
+First = asyncio.Future[Decision]  # the outcome of the first turn of a runner, or of the one commit that settles a job
+
 SNAPSHOT_EVENTS = 1_000  # a running job gets a snapshot each time it has so many new events
 RELEASE_SNAPSHOT_EVENTS = 200  # and when its lease ends with so many: shorter histories fold as fast as they load
 
 
 class Runner:
-    """Runs one job whose lease the worker has until that ends. `happenings` are what its first turn takes in."""
+    """Runs one job whose lease the worker has until that ends. `happenings` are what its first turn takes in, and
+    `first` is told what became of that turn: when it is committed, or when the store is away (then what was asked is
+    durable, and the runner sees to it when the store is back). Whoever waits for `first` may go away."""
 
-    def __init__(self, worker: Worker, claim: Claim, state: JobState, happenings: Iterable[Happening]) -> None:
+    def __init__(
+        self, worker: Worker, claim: Claim, state: JobState, happenings: Iterable[Happening], first: First | None = None
+    ) -> None:
         self.job_id = claim.job_id
         self.claim = claim
         self.state = state
         self._worker = worker
-        # What became of the first turn, for whoever settles the job with it: known when it is committed, or when the
-        # store is away (then what was asked is durable, and the runner sees to it when the store is back).
-        self.first: asyncio.Future[tuple[JobStatus, Decision]] = worker.loop.create_future()
+        self._first = first
         self._arrived: list[Happening] = list(happenings)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -134,7 +140,7 @@ class Runner:
                 self._wake.clear()
                 happenings = await self._gather()
                 decision = await self._turn(happenings)
-                self._note_first(self.state.status, decision)
+                self._note_first(decision)
                 if self.state.status != JobStatus.RUNNING:
                     return
                 self._carry_out(decision)
@@ -155,14 +161,18 @@ class Runner:
             self._fail_first(LeaseLost(f"Job {self.job_id} was let go of before its first turn."))
             self._fail_tracking()
 
-    def _note_first(self, status: JobStatus, decision: Decision) -> None:
-        if not self.first.done():
-            self.first.set_result((status, decision))
+    def _note_first(self, decision: Decision) -> None:
+        if self._first is not None:
+            if not self._first.done():
+                self._first.set_result(decision)
+            self._first = None
 
     def _fail_first(self, error: Exception) -> None:
-        if not self.first.done():
-            self.first.set_exception(error)
-            self.first.exception()  # perhaps nobody asks
+        if self._first is not None:
+            if not self._first.done():
+                self._first.set_exception(error)
+                self._first.exception()  # perhaps nobody asks
+            self._first = None
 
     async def _gather(self) -> list[Happening]:
         if self._inbox_changed:
@@ -180,7 +190,9 @@ class Runner:
                 self._arrived.append(as_requested(request))
 
     async def _turn(self, happenings: list[Happening]) -> Decision:
-        """Decide and commit. If requests came in between, the machine decides again with them."""
+        """Decide and commit. If requests came in between, the machine decides again with them; if a child may not
+        start, it decides again without that child."""
+        rooms: Rooms = {}
         while True:
             decision = decide(
                 self.state,
@@ -188,9 +200,10 @@ class Runner:
                 now_us=self._worker.clock.now_us(),
                 random=self._worker.random,
                 admit=self._admit,
-                spawn=self._spawn,
+                spawn=ChildrenWithin(self._spawn, rooms),
                 linger_us=self._worker.linger_us,
                 cleanup_us=self._worker.cleanup_us,
+                has=self._worker.components.__contains__,
             )
             for request, refusal in decision.refused:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
@@ -201,16 +214,23 @@ class Runner:
             try:
                 await self._commit(decision)
                 return decision
-            except RequestsPending:
+            except (RequestsPending, LimitReached) as refusal:
+                self._give_slots_back(decision)
+                if isinstance(refusal, LimitReached):
+                    rooms[refusal.key] = refusal, children_before(decision, refusal)
                 others = [one for one in happenings if not isinstance(one, Requested)]
                 happenings = [*others, *await self._reload()]
             except BaseException:
-                for call in decision.calls:  # they took slots and will never be made
-                    run = call.run
-                    self._worker.free_slot(self._worker.isolation_of(run.component or "", self.state.node(run)))
-                for resource in decision.releases:
-                    self._worker.free_slot(self._worker.isolation_of(resource.release, None))
+                self._give_slots_back(decision)
                 raise
+
+    def _give_slots_back(self, decision: Decision) -> None:
+        """Its calls took slots and will never be made."""
+        for call in decision.calls:
+            run = call.run
+            self._worker.free_slot(self._worker.isolation_of(run.component or "", self.state.node(run)))
+        for resource in decision.releases:
+            self._worker.free_slot(self._worker.isolation_of(resource.release, None))
 
     async def _commit(self, decision: Decision) -> None:
         state, events = self.state, decision.events
@@ -225,7 +245,7 @@ class Runner:
             await self._worker.store.commit(commit)
         except StoreUnavailable as error:
             self._worker.note_store_error(error)
-            self._note_first(self._status, decision)
+            self._note_first(decision)
             await self._patiently(lambda: self._worker.store.commit(commit))
         self._worker.meter.commits_s.append(self._worker.loop.time() - began_s)
         self._committed, self._status = state.number, state.status
@@ -349,6 +369,7 @@ class Runner:
 
     def _count_abandoned(self, which: tuple[str, int]) -> None:
         """The row counts an abandoned attempt from now on, until its code ends; perhaps it has already."""
+        self._worker.thread_counted()
         if which in self._ended_abandoned:
             self._ended_abandoned.remove(which)
             self._worker.thread_ended(self.job_id)
@@ -418,4 +439,11 @@ def _not_tracked(why: str) -> StepFailure:
 
 def as_requested(request: Request) -> Requested:
     """An inbox entry as a happening."""
-    return Requested(request.kind, request.by, request.reason, request.payload, request.sequence)  # type: ignore[arg-type]
+    return Requested(
+        request.kind,  # type: ignore[arg-type]
+        request.by,
+        request.reason,
+        request.payload,
+        request.sequence,
+        request.key,
+    )

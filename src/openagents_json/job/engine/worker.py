@@ -1,16 +1,21 @@
 """The worker: claims queued jobs and runs them, and keeps what belongs to no single job going.
 
 Its loops, one small coroutine each: claim (the queue), due (timers of jobs at rest), poll (what other processes
-wrote), heartbeat (its leases), recover (jobs of dead workers), retain (old jobs), tend (leaks, whose releases may take
-their time). Each step waits for a wake-up or a time, and `_forever` repeats it.
+wrote), recover (jobs of dead workers), retain (old jobs), suspect (a job that is to run alone), tend (leaks, whose
+releases may take their time). Each step waits for a wake-up or a time, and `_forever` repeats it. The worker's leases
+are renewed by a thread, its heart.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
+import os
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -28,15 +33,17 @@ from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import release_leak
+from openagents_json.job.engine.heart import Heart
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.meter import Meter
 from openagents_json.job.engine.output import Outputs
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.processes import ProcessPool
 from openagents_json.job.engine.queue import KnownQueue
-from openagents_json.job.engine.runner import Runner
+from openagents_json.job.engine.runner import First, Runner
 from openagents_json.job.engine.settle import Settler
 from openagents_json.job.engine.slots import Slots
+from openagents_json.job.engine.states import KnownStates
 from openagents_json.job.engine.threads import Threads
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
@@ -51,8 +58,11 @@ from openagents_json.job.machine import (
     Tick,
 )
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.base import Claim, JobStore
+from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.records import Claim, WorkerInfo
+from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
 from openagents_json.settings import Settings
+from openagents_json.version import VERSION
 from openagents_json.workflow import Retry, SecretProvider
 from openagents_json.workflow.plan import Node, Plan
 
@@ -60,6 +70,8 @@ logger = logging.getLogger("openagents_json.worker")
 
 RETRY_STORE_S = (0.05, 0.2, 1.0, 2.0, 5.0)  # waits between tries while the store is away; the last one repeats
 POLL_S = 0.05  # how often other processes' writes are looked for
+ALONE_WAIT_S = 30.0  # how long a job that is to run alone waits for the others to end
+ALONE_AGAIN_S = 300.0  # after how long it is tried again when they did not
 RECOVER_S = 5.0  # how often jobs of dead workers are looked for
 RETAIN_S = 3_600.0  # how often old jobs are deleted
 LEAKS_S = 3_600.0  # how often leaks are tried again
@@ -68,7 +80,8 @@ RETAIN_BATCH = 500
 SETTLE_BATCH = 256
 TAKEN_AT_ONCE = 16  # claimed jobs folded in one turn of the event loop
 LONGEST_SLEEP_S = 60.0
-FOREIGN_KEPT = 200  # definitions whose jobs are passed over; more are asked for again and again
+CANCEL_S = 0.1  # what tasks get to take note of their cancellation, however little time is left for stopping
+STORE_S = 1.0  # what the store gets for the last output and our signing off
 
 T = TypeVar("T")
 
@@ -82,6 +95,7 @@ class Worker:
         store: JobStore,
         components: ComponentRegistry,
         plans: Plans,
+        states: KnownStates,
         maker: JobMaker,
         settler: Settler,
         bus: Bus,
@@ -111,10 +125,12 @@ class Worker:
         self.outputs = Outputs(self)
         self.meter = Meter()
         self._plans = plans
+        self._states = states
         self._maker = maker
         self._settler = settler
         settler.published = self.published
         settler.take_over = self._take_over
+        settler.start = self._start
         self.bus = bus
         self._claims = claims
         self._tasks: set[asyncio.Task[Any]] = set()  # everything that runs for the worker; ended by stop
@@ -127,10 +143,13 @@ class Worker:
         self._stopping = False
         self._was_changed = False  # others had written at the last poll
         self._captures = False  # what components print: from start to stop, if the settings say so
-        self._foreign: dict[str, None] = {}  # definitions whose components are not all here, by content hash
-        self._components_known = 0  # how many there were when `_foreign` was empty
+        self._registered = 0  # how many components there were when the store heard of us
+        self._known_offers: tuple[int, frozenset[str]] = (0, frozenset())  # how many there were, and their names
         self._last_leak = 0  # key of the last leak that was looked at; _tend_leaks' own
         self._retries: dict[str, Retry] = {}  # components' own policies, parsed
+        self._heart: Heart | None = None  # renews our leases, where time is real
+        self._suspect: Claim | None = None  # a job that is run alone, or will be when nothing else runs
+        self._threads_left = 0  # abandoned threads that rows count
         self._processes: ProcessPool | None = None  # made by the first step that needs one
 
     async def start(self) -> None:
@@ -138,9 +157,14 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.threads = Threads(self.settings.max_threads)
         self.instances = AgentInstances()
-        await self.store.register_worker(self.id)
-        self._upkeep = self._begin(self._poll, self._heartbeat)
+        await self._register()
         self.meter.start()
+        self._upkeep = self._begin(self._poll)
+        if self.clock.passes_by_itself:
+            pulse, lease_s = self.store.pulse(self.id), self.store.lease_s
+            self._heart = Heart(pulse, lease_s, self.meter, self._taken_for_dead, self._lease_is_ending)
+        else:
+            self._upkeep += self._begin(self._heartbeat)
         if self._claims:
             if self.settings.capture_output:
                 capture.install()
@@ -148,7 +172,9 @@ class Worker:
             self._warm()
             await self.recover()
             self._queue.lost_count()
-            self._loops = self._begin(self._claim, self._wake_due, self._recover, self._retain, self._tend_leaks)
+            self._loops = self._begin(
+                self._claim, self._wake_due, self._recover, self._try_suspect, self._retain, self._tend_leaks
+            )
 
     @property
     def processes(self) -> ProcessPool:
@@ -168,12 +194,13 @@ class Worker:
         return [self.loop.create_task(self._forever(step), name=f"worker {step.__name__}") for step in steps]
 
     async def stop(self, timeout_s: float) -> None:
-        """Take nothing new, let running attempts end, tell them to stop, kill them, and give the jobs back: within
-        `timeout_s`, whatever components do. What does not end by then ends with the program. Closing comes after that:
-        of the processes (some seconds at most), and of agents, whose own `close` is waited for."""
+        """Take nothing new, let running attempts end, tell them to stop, kill them, give the jobs back, and close
+        processes and agents: all within `timeout_s`, whatever components do. What is not done by then is logged and
+        left to end with the program. After that only the store is waited for, `STORE_S` for what is still to write."""
         if self._stopping:
             return
         self._stopping = True
+        until_us = self.clock.now_us() + round(timeout_s * SECOND_US)
         for loop in self._loops:
             loop.cancel()
         for runner in list(self.runners.values()):
@@ -184,22 +211,36 @@ class Worker:
                 runner.stop_attempts("shutdown", told_s / 2)
             if not await self._wait_empty(1.5 * told_s):
                 self.gives_up_on_store = True
-                await self._wait_empty(told_s / 2)
+                await self._wait_empty(told_s / 4)
+        # A clock that was set back meanwhile does not give more than there was.
+        await self._close(lambda: min(max((until_us - self.clock.now_us()) / SECOND_US, 0.0), timeout_s))
+
+    async def _close(self, left_s: Callable[[], float]) -> None:
+        """Close what steps needed. `left_s` tells how much of the time for stopping is left."""
         if self._processes is not None:
-            await self._processes.close()
+            await self._processes.close(left_s())
         tasks = [*self._tasks, *self._loops, *self._upkeep]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(left_s(), CANCEL_S))
+            for task in tasks:
+                if not task.done():  # a secret provider, say, that swallows its cancellation
+                    logger.error("%s does not end and is left", task.get_name())
+                elif not task.cancelled():
+                    task.exception()  # has been dealt with; else asyncio would complain of it
         self.gives_up_on_store = True  # what still runs, an abandoned thread, may end after the store was closed
-        await self.outputs.close()
-        await self.instances.close()
+        await self.instances.close(left_s())
         self.threads.close()
         self.meter.stop()
+        if self._heart is not None:
+            self._heart.stop()
         try:
-            await self.store.unregister_worker(self.id)
-        except StoreError as error:
-            logger.warning("worker %s could not sign off: %s", self.id, error)
+            async with asyncio.timeout(STORE_S):
+                await self.outputs.close()
+                await self.store.unregister_worker(self.id, threads_run=self._threads_left > 0)
+        except (StoreError, TimeoutError) as error:
+            logger.warning("worker %s could not sign off: %s", self.id, error or "the store does not answer")
 
     def stop_capture(self) -> None:
         """Give `sys.stdout` and the rest back. May be called twice."""
@@ -225,6 +266,8 @@ class Worker:
         """A commit is on disk."""
         self.store_error = None
         self.bus.publish(state, decision.events)
+        if state.plan.workflow.limit is not None and state.status != JobStatus.RUNNING:
+            self.slots_changed(state)
         if state.status == JobStatus.QUEUED:
             self.queue_changed()
         elif state.wake_us is not None or state.start_at_us is not None:
@@ -233,9 +276,19 @@ class Worker:
             for child in decision.children:
                 new, child_state = child.job
                 self.bus.publish(child_state, new.events)
+                if new.limit is not None:
+                    self.slots_changed(child_state)
             self.queue_changed(len(decision.children))
         if decision.posts:
             self.posted(post.job_id for post in decision.posts)
+
+    def slots_changed(self, state: JobState) -> None:
+        """A job with a limit has entered the queue, or has come to rest or to its end: the store may have let others
+        into the queue, or asked them to make way."""
+        self._queue.lost_count()
+        limit = state.plan.workflow.limit
+        if limit is not None and limit.overflow == "replace" and state.status == JobStatus.QUEUED:
+            self.spawn(self._carry_out_requests(), "jobs that are replaced")
 
     def posted(self, job_ids: Iterable[str]) -> None:
         """A commit has put something into the inboxes of these jobs: their runners look, or we settle it here."""
@@ -281,13 +334,13 @@ class Worker:
             self.slots.abandoned -= 1
         self.free_slot(attempt.isolation)
 
-    @property
-    def left_to_others(self) -> list[str]:
-        """Content hashes of definitions whose components are not all here: their jobs stay in the queue."""
-        return list(self._foreign)
+    def thread_counted(self) -> None:
+        """A row counts an abandoned attempt from now on."""
+        self._threads_left += 1
 
     def thread_ended(self, job_id: str) -> None:
         """The code of an abandoned attempt, which the job's row counts, has ended."""
+        self._threads_left -= 1
         self.spawn(self._thread_ended(job_id), f"thread of {job_id} ended")
 
     def free_slot(self, isolation: Isolation) -> None:
@@ -355,11 +408,13 @@ class Worker:
     async def _claim(self) -> None:
         """Fill the free job slots from the queue."""
         await self._queue.wait()
+        if self._suspect is not None:
+            return  # it runs alone; when it has ended the event is set again
         free = self.settings.max_jobs - len(self.runners)
         if free <= 0:
             return  # the next runner that ends sets the event again
         try:
-            claims = await self.store.claim(self.id, free, self._foreign_definitions())
+            claims = await self.store.claim(self.id, free, self._offers)
         except StoreError:
             self._queue.lost_count()
             raise
@@ -375,58 +430,51 @@ class Worker:
     async def _take(self, claim: Claim) -> None:
         try:
             plan = await self._plans.get(claim.definition_hash)
-            if missing := sorted(name for name in plan.component_names if name not in self.components):
-                await self._leave_to_others(claim, plan, missing)
-                return
-            state = self._plans.fold(plan, claim.snapshot, claim.events)
+            state = self._fold(plan, claim)
         except Exception:
             logger.exception("job %s cannot be read and stays in the queue", claim.job_id)
             self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
             return
-        self._begin_job(claim, state, [Claimed(claim.owner, claim.epoch)])
+        self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch)]))
 
-    def _take_over(
-        self, plan: Plan, claim: Claim, happenings: tuple[Happening, ...]
-    ) -> Awaitable[tuple[JobStatus, Decision]] | None:
-        """Run a job that is held for one commit without its way through the queue: if there is room for it and
-        for all that it would overtake there."""
+    def _take_over(self, plan: Plan, claim: Claim, happenings: tuple[Happening, ...], first: First) -> Runner | None:
+        """A runner for a job that is held for one commit, without its way through the queue: if there is room for it
+        and for all that it would overtake there. It counts as running from now on."""
         if not self._claims or self._stopping or claim.job_id in self.runners or self._queue.length is None:
+            return None
+        if self._suspect is not None or claim.needs_queue:
             return None
         if len(self.runners) + self._queue.length >= self.settings.max_jobs:
             return None
-        if not all(name in self.components for name in plan.component_names):
+        state = self._fold(plan, claim)
+        if state.deaths >= SUSPECT_DEATHS or not serves(self._offers, state.required):
             return None
-        state = self._plans.fold(plan, claim.snapshot, claim.events)
-        return self._begin_job(claim, state, [Offered(claim.owner, claim.epoch), *happenings]).first
+        return self._make_runner(claim, state, [Offered(claim.owner, claim.epoch), *happenings], first)
 
-    def _begin_job(self, claim: Claim, state: JobState, happenings: list[Happening]) -> Runner:
-        runner = self.runners[claim.job_id] = Runner(self, claim, state, happenings)
+    def _fold(self, plan: Plan, claim: Claim) -> JobState:
+        """The state of a job that we hold: the one that we know, if nothing has happened since."""
+        known = self._states.take(claim.job_id)
+        if known is None or known.number != claim.last_event or known.plan is not plan:
+            return self._plans.fold(plan, claim.snapshot, claim.events)
+        known.rewind_turn()
+        return known
+
+    def _make_runner(
+        self, claim: Claim, state: JobState, happenings: list[Happening], first: First | None = None
+    ) -> Runner:
+        runner = self.runners[claim.job_id] = Runner(self, claim, state, happenings, first)
         self._empty.clear()
-        self.spawn(self._run(runner), f"job {claim.job_id}")
         return runner
 
-    def _foreign_definitions(self) -> Collection[str]:
-        """The definitions whose jobs are left to workers that have their components. Registering more asks anew."""
-        if self._components_known != len(self.components):
-            self._components_known = len(self.components)
-            self._foreign.clear()
-        return self._foreign
+    def _start(self, runner: Runner) -> None:
+        self.spawn(self.run(runner), f"job {runner.job_id}")
 
-    async def _leave_to_others(self, claim: Claim, plan: Plan, missing: list[str]) -> None:
-        """A job that needs components which are not registered here stays in the queue."""
-        if is_full := len(self._foreign) >= FOREIGN_KEPT:
-            self._foreign.pop(next(iter(self._foreign)))
-        self._foreign[claim.definition_hash] = None
-        names = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-        logger.warning("jobs of workflow %s are left to other workers: no %s here", plan.workflow.id, names)
-        await self.patiently(lambda: self.store.release(claim))
-        if not is_full:  # else it would be asked for again at once, and again
-            self._queue.lost_count()
-
-    async def _run(self, runner: Runner) -> None:
+    async def run(self, runner: Runner) -> None:
+        """Run a job that was taken over or claimed, until it is let go of. Raises nothing."""
         try:
             await runner.run()
             if runner.has_let_go:
+                self._states.keep(runner.state)
                 await self.patiently(lambda: self._settler.settle_rest(runner.job_id, self.id))
         except LeaseLost as lost:
             logger.info("job %s: %s", runner.job_id, lost, extra={"job_id": runner.job_id})
@@ -477,7 +525,8 @@ class Worker:
     async def _poll(self) -> None:
         """Notice what other processes wrote: requests for our jobs, new work, news for readers."""
         await self.clock.sleep(POLL_S)
-        if self._foreign and self._components_known != len(self.components):
+        if self._registered != len(self.components):
+            await self._register()
             self._queue.lost_count()
         is_late, self._was_changed = self._was_changed, self.store.has_foreign_changes()
         if not self._was_changed:
@@ -496,10 +545,37 @@ class Worker:
         if await self.store.heartbeat(self.id):
             self.store_error = None
             return
+        self._taken_for_dead()
+
+    def _taken_for_dead(self) -> None:
         logger.error("worker %s was taken for dead; its jobs may run elsewhere, so it stops them", self.id)
+        self._stop_all(self.settings.shutdown_grace_s)
+        if not self._stopping:
+            self.spawn(self.patiently(self._register), "register again")
+
+    def _lease_is_ending(self, error: StoreError) -> None:
+        logger.error("worker %s cannot renew its leases and stops its steps before they end: %s", self.id, error)
+        self._stop_all(min(self.settings.shutdown_grace_s, self.store.lease_s / 10))
+
+    def _stop_all(self, grace_s: float) -> None:
         for runner in list(self.runners.values()):
-            runner.stop_attempts("lost_lease", self.settings.shutdown_grace_s)
-        await self.store.register_worker(self.id)
+            runner.stop_attempts("lost_lease", grace_s)
+
+    @property
+    def _offers(self) -> frozenset[str]:
+        """The names of the components that are registered now."""
+        if self._known_offers[0] != len(self.components):
+            self._known_offers = len(self.components), frozenset(self.components.names())
+        return self._known_offers[1]
+
+    async def _register(self) -> None:
+        """Say that we live, and what we have."""
+        self._registered = len(self.components)
+        offers = sorted(self._offers) if self._claims else []
+        max_jobs = self.settings.max_jobs if self._claims else 0
+        await self.store.register_worker(
+            self.id, WorkerInfo(socket.gethostname(), os.getpid(), VERSION, offers, max_jobs)
+        )
 
     async def _recover(self) -> None:
         await self.clock.sleep(RECOVER_S)
@@ -514,15 +590,44 @@ class Worker:
     async def recover(self) -> int:
         """Put jobs of dead workers back where they belong; how many there were. Carry out requests that their askers
         left behind."""
-        while claims := await self.store.hold_requested(self.id, SETTLE_BATCH):
-            await self._settle_all(claims, lambda claim: Tick())
+        await self._settle_requested()
         count = 0
         while claims := await self.store.hold_orphans(self.id, SETTLE_BATCH):
-            await self._settle_all(claims, lambda claim: Interrupted(claim.previous_owner or "unknown"))
+            await self._settle_all(claims, lambda claim: Interrupted(claim.previous_owner or "unknown"), may_run=False)
             count += len(claims)
         if count:
             logger.warning("%d interrupted jobs were taken over", count)
+        await self.store.bury_workers()
         return count
+
+    async def _carry_out_requests(self) -> None:
+        """Look at what the store itself has asked of jobs."""
+        with contextlib.suppress(StoreError):  # the loop that looks for what askers left behind comes to it
+            for job_id in await self.store.jobs_with_requests(self.id):
+                self.inbox_changed(job_id)
+            await self._settle_requested()
+
+    async def _settle_requested(self) -> None:
+        while claims := await self.store.hold_requested(self.id, SETTLE_BATCH):
+            await self._settle_all(claims, lambda claim: Tick())
+
+    async def _try_suspect(self) -> None:
+        """A job under which workers have died is tried once more, alone: if another dies, it is its doing (G6). What
+        runs here may end first, in so much time; else another worker has its chance, or we later."""
+        await self.clock.sleep(RECOVER_S)
+        for claim in await self.store.claim(self.id, 1, self._offers, suspects=True):
+            self._suspect = claim
+            try:
+                if await self._wait_empty(ALONE_WAIT_S):
+                    logger.warning("job %s runs alone: workers have died under it", claim.job_id)
+                    await self._take(claim)
+                    await self._empty.wait()
+                else:
+                    await self.patiently(functools.partial(self.store.release, claim))
+            finally:
+                self._suspect = None
+                self._queue.lost_count()
+            await self.clock.sleep(0 if self._empty.is_set() else ALONE_AGAIN_S)
 
     async def _retain(self) -> None:
         if self.settings.job_retention_days is not None:
@@ -556,10 +661,17 @@ class Worker:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _settle_all(self, claims: Sequence[Claim], happening: Callable[[Claim], Happening]) -> None:
+    async def _settle_all(
+        self, claims: Sequence[Claim], happening: Callable[[Claim], Happening], *, may_run: bool = True
+    ) -> None:
         """Settle many at once, so that their commits are grouped. One that fails does not hold up the others."""
+        running = [await self._run_at_once(claim, happening(claim)) if may_run else None for claim in claims]
         results = await asyncio.gather(
-            *(self._settler.settle(claim, [happening(claim)]) for claim in claims), return_exceptions=True
+            *(
+                self._settler.settle(claim, [happening(claim)], may_run=False) if first is None else first
+                for claim, first in zip(claims, running, strict=True)
+            ),
+            return_exceptions=True,
         )
         for claim, result in zip(claims, results, strict=True):
             if isinstance(result, StoreUnavailable):
@@ -568,9 +680,18 @@ class Worker:
             elif isinstance(result, BaseException) and not isinstance(result, LeaseLost):
                 logger.error("job %s could not be settled: %s", claim.job_id, result, extra={"job_id": claim.job_id})
 
+    async def _run_at_once(self, claim: Claim, happening: Happening) -> First | None:
+        """The outcome of the first turn of a job that there is room for; what it raises is in there, too."""
+        try:
+            return await self._settler.run_at_once(claim, [happening])
+        except Exception as error:
+            failed: First = self.loop.create_future()
+            failed.set_exception(error)
+            return failed
+
     async def _thread_ended(self, job_id: str) -> None:
         try:
-            await self.patiently(lambda: self.store.thread_ended(job_id))
+            await self.patiently(lambda: self.store.thread_ended(job_id, self.id))
         except StoreError as error:
             logger.warning("the end of a thread of job %s was not recorded: %s", job_id, error)
 

@@ -1,7 +1,7 @@
 """The machine, pure: `decide` says what follows, `apply` changes the state, `fold` reads a history."""
 
 from openagents_json.job.machine.apply import apply, fold
-from openagents_json.job.machine.decide import create, decide
+from openagents_json.job.machine.decide import MAX_DEATHS, create, decide
 from openagents_json.job.machine.happenings import (
     AttemptFailed,
     AttemptStopped,
@@ -38,6 +38,7 @@ from openagents_json.job.machine.turn import (
     Child,
     ChildSpec,
     Decision,
+    Has,
     Leak,
     Post,
     Spawn,
@@ -49,6 +50,7 @@ from openagents_json.job.machine.turn import (
 __all__ = [
     "DEFAULT_CLEANUP_US",
     "FOLD_VERSION",
+    "MAX_DEATHS",
     "Admit",
     "Answer",
     "AttemptFailed",
@@ -60,6 +62,7 @@ __all__ = [
     "Claimed",
     "Decision",
     "Happening",
+    "Has",
     "Interrupted",
     "JobState",
     "Leak",

@@ -74,6 +74,7 @@ def _created(state: JobState, data: Data, event: Event) -> None:
 
 def _queued(state: JobState, data: Data, event: Event) -> None:
     state.status = JobStatus.QUEUED
+    state.requires = data.get("requires", state.requires)
     state.worker = None
     state.start_at_us = None
     state.wake_us = None
@@ -82,6 +83,7 @@ def _queued(state: JobState, data: Data, event: Event) -> None:
 def _started(state: JobState, data: Data, event: Event) -> None:
     state.status = JobStatus.RUNNING
     state.worker = data["worker"]
+    state.requires = []
     state.wake_us = None
     if state.started_us is None:
         state.started_us = event.at_us

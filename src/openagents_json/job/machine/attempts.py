@@ -29,6 +29,10 @@ def start(turn: Turn) -> bool:
             fail(turn, run, expression_info(error, run))
             failed = True
             continue
+        if not turn.terms.has(data["component"]):
+            turn.elsewhere.add(data["component"])
+            state.startable[path] = (data, inputs)
+            continue
         admitted = turn.terms.admit(data["component"], state.node(run))
         if admitted:
             del state.startable[path]

@@ -4,8 +4,9 @@ One call is one turn. Everything that arrived since the last commit is taken in 
 is recorded, so that later decisions of the turn see it; at the end the turn says what to call and what to stop. The
 caller commits the events first and carries out the commands after the commit.
 
-This file takes in what happened and says where the job stands. What follows for steps is in `steps`, for attempts in
-`attempts`, what jobs and their children tell each other in `family`, and how a job ends in `ending`.
+This file takes in what happened. What follows for steps is in `steps`, for attempts in `attempts`, what jobs and their
+children tell each other in `family`, where a job stands when nothing more follows in `resting`, and how it ends in
+`ending`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from openagents_json.clock import SECOND_US
 from openagents_json.errors import InvalidTransition
-from openagents_json.job.machine import attempts, ending, family, ledger, steps
+from openagents_json.job.machine import attempts, ending, family, ledger, resting, steps
 from openagents_json.job.machine.happenings import (
     NOT_TOLD,
     AttemptFailed,
@@ -40,6 +41,7 @@ from openagents_json.job.machine.turn import (
     DEFAULT_LINGER_US,
     Admit,
     Decision,
+    Has,
     Spawn,
     Terms,
     Turn,
@@ -105,12 +107,13 @@ def decide(
     spawn: Spawn = no_children,
     linger_us: int = DEFAULT_LINGER_US,
     cleanup_us: int = DEFAULT_CLEANUP_US,
+    has: Has = lambda component: True,
 ) -> Decision:
     """Take in what happened and decide what follows.
 
     Changes `state`, which is then ahead of the store until the commit.
     """
-    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us))
+    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has))
     before = family.pause_of(state)
     for happening in happenings:
         _take(turn, happening)
@@ -126,7 +129,7 @@ def _go_on(turn: Turn) -> None:
     while _advance(turn) and attempts.start(turn):
         pass
     ledger.start(turn)
-    _conclude(turn)
+    resting.conclude(turn)
 
 
 # ── what happened ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -401,45 +404,3 @@ def _stop(turn: Turn, run: StepRun) -> None:
             turn.post(run.child, "cancel", {"force": False}, None, reason)
     elif run.ended_us is None:
         turn.record("step.cancelled", {"path": run.path})
-
-
-# ── the end of the turn ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _conclude(turn: Turn) -> None:
-    """Say truthfully where the job stands now that nothing more follows."""
-    state = turn.state
-    if state.is_final or state.live or state.releases:
-        return
-    if not turn.is_held:
-        _conclude_at_rest(turn)
-    elif state.cancel is not None and turn.releasing is not None:
-        turn.record("job.queued", {"reason": turn.releasing})
-    elif state.pause_requested:
-        family.pause_if_children_are(turn)
-    elif turn.releasing is not None:
-        turn.record("job.queued", {"reason": turn.releasing})
-    elif not (state.startable or state.agenda or state.closing or ledger.is_pending(turn)):
-        due = state.next_due()
-        if due is None or due[0] - turn.now_us > turn.terms.linger_us:
-            turn.record("job.waiting", {"until_us": None if due is None else due[0]})
-
-
-def _conclude_at_rest(turn: Turn) -> None:
-    """Nobody runs the job: does it want a worker now?"""
-    state = turn.state
-    due = state.next_due()
-    has_work = (
-        bool(state.agenda or state.closing) or ledger.is_pending(turn) or (due is not None and due[0] <= turn.now_us)
-    )
-    if state.pause_requested:
-        family.pause_if_children_are(turn)
-    elif state.cancel is not None:
-        if state.status != JobStatus.QUEUED and (has_work or state.status != JobStatus.WAITING):
-            turn.record("job.queued", {"reason": "cancel"})
-    elif state.status == JobStatus.WAITING and has_work:
-        turn.record("job.queued", {"reason": "due" if due is not None and due[1] != "signal" else "woken"})
-    elif state.status == JobStatus.PAUSED:
-        family.pause_if_children_are(turn)
-    elif state.status == JobStatus.WAITING and state.wake_us != (due[0] if due is not None else None):
-        turn.record("job.waiting", {"until_us": None if due is None else due[0]})

@@ -51,13 +51,15 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """Somebody asked for something. `sequence` is its place in the inbox; 0 if it never stood there."""
+    """Somebody asked for something. `sequence` is its place in the inbox; 0 if it never stood there. `key` is the
+    request's own."""
 
     verb: Verb
     by: str | None = None
     reason: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     sequence: int = 0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from openagents_json import jsondata
 from openagents_json.clock import SECOND_US, as_microseconds
-from openagents_json.errors import ExpressionError, InvalidInputs, WorkflowNotFound
+from openagents_json.errors import ExpressionError, InvalidInputs, LimitReached, WorkflowNotFound
 from openagents_json.job.machine.names import ScopeNames, view_of
 from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, StepRun
 from openagents_json.job.machine.turn import ChildSpec, Turn, error_info, expression_info
@@ -150,6 +150,8 @@ def _workflow(turn: Turn, run: StepRun, node: Node, names: ScopeNames) -> None:
         raise ExpressionError(str(error), code="workflow.not_found") from None
     except InvalidInputs as error:
         raise ExpressionError(str(error), code="input.invalid") from None
+    except LimitReached as error:
+        raise ExpressionError(str(error), code=error.code) from None
     data: dict[str, Any] = {
         "path": run.path,
         "attempt": run.attempt + 1,

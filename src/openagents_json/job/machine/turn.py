@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openagents_json.clock import SECOND_US
-from openagents_json.errors import ExpressionError, InvalidTransition
+from openagents_json.errors import ExpressionError, JobError
 from openagents_json.job.events import Event
 from openagents_json.job.machine.apply import apply
 from openagents_json.job.machine.happenings import Offered, Requested
@@ -46,6 +46,9 @@ class Child:
     version: str
     job: Any
 
+
+# Whether the worker has a component of that name.
+Has = Callable[[str], bool]
 
 # Makes a child job, without writing anything. `WorkflowNotFound`, or `InvalidInputs` with every problem.
 Spawn = Callable[[ChildSpec], Child]
@@ -106,18 +109,19 @@ class Decision:
     releases: list[Resource] = field(default_factory=list)  # to be called
     leaks: list[Leak] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    refused: list[tuple[Requested, InvalidTransition]] = field(default_factory=list)
+    refused: list[tuple[Requested, JobError]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a turn is decided under: chance, slots, children, and how long things may take (microseconds)."""
+    """What a turn is decided under: chance, slots, children, how long things may take (microseconds), components."""
 
     random: Callable[[], float]
     admit: Admit
     spawn: Spawn
     linger_us: int = DEFAULT_LINGER_US
     cleanup_us: int = DEFAULT_CLEANUP_US
+    has: Has = lambda component: True
 
 
 class Turn:
@@ -129,6 +133,7 @@ class Turn:
         self.terms = terms
         self.releasing: str | None = None  # why the worker wants to give the job back
         self.offer: Offered | None = None  # a worker that runs the job at once if it wants one
+        self.elsewhere: set[str] = set()  # components of steps that are ready, and that the worker does not have
         self.told: set[str] = set()  # children to which the turn passes a cancel on
         self.decision = Decision()
 

@@ -16,44 +16,38 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openagents_json.clock import SECOND_US, Clock, SystemClock
+from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event, decode_events
-from openagents_json.job.model import FINAL, ErrorInfo, JobSummary
-from openagents_json.job.store.base import (
-    DEFAULT_AGING_S,
-    DEFAULT_LEASE_S,
+from openagents_json.job.model import ErrorInfo, JobSummary
+from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.query import Query
+from openagents_json.job.store.records import (
+    NOBODY,
     Claim,
     Commit,
     Held,
     JobCounts,
-    JobStore,
     Listed,
     NewJob,
     Request,
     StoredJob,
     StoredLeak,
+    StoredWorker,
+    WorkerInfo,
 )
-from openagents_json.job.store.output import OutputChunk, StoredOutput
-from openagents_json.job.store.query import Query
-from openagents_json.job.store.sqlite_files import FileLock, WorkerFiles
+from openagents_json.job.store.rows import history_rows, request_of, summary_in
+from openagents_json.job.store.sqlite_files import FileLock
 from openagents_json.job.store.sqlite_leaks import count_leaks, drop_leak, list_leaks, note_leak
+from openagents_json.job.store.sqlite_limits import read_limit
 from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, read_output
-from openagents_json.job.store.sqlite_rows import (
-    SQL,
-    casefold,
-    history_of,
-    history_rows,
-    listing,
-    named,
-    request_of,
-    requests_of,
-    summary_in,
-)
+from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_tables import SqliteTables
+from openagents_json.job.store.sqlite_workers import SqlitePulse, SqliteWorkers, thread_ended
 from openagents_json.job.store.sqlite_writer import Operation, Outcome, SqliteWriter
-from openagents_json.jsondata import encode
 
 READERS = 2
 CHECKPOINT_PAGES = 1_000  # the WAL is copied into the file when it has grown to this many
@@ -80,7 +74,7 @@ class SqliteJobStore(JobStore):
         self._lock: FileLock | None = None
         self._owner: FileLock | None = None
         self._checkpoints = False  # writer's thread: whether we hold _owner
-        self._workers = WorkerFiles(self._beside(".workers"))
+        self._workers = SqliteWorkers(self._beside(".workers"), self.clock, lease_s)
         self._tables = SqliteTables(self.clock, aging_s, self._translate)
         self._output = SqliteOutput()
         self._readers: concurrent.futures.ThreadPoolExecutor | None = None
@@ -152,6 +146,7 @@ class SqliteJobStore(JobStore):
         self, writer: SqliteWriter, readers: concurrent.futures.ThreadPoolExecutor, here: sqlite3.Connection
     ) -> None:
         readers.shutdown()
+        self._workers.look_back(here)
         for connection in (*self._opened_readers, here):
             connection.close()
         self._opened_readers = []
@@ -228,6 +223,9 @@ class SqliteJobStore(JobStore):
             return None if found is None else str(found[0])
 
         return await self._read_here(question)
+
+    async def read_limit(self, job_id: str) -> StoredLimit | None:
+        return await self._read(lambda connection: read_limit(connection, job_id))
 
     async def read_events(self, job_id: str, after: int = 0, limit: int = 1_000) -> list[Event]:
         def question(connection: sqlite3.Connection) -> list[Event]:
@@ -339,32 +337,23 @@ class SqliteJobStore(JobStore):
     async def commit(self, commit: Commit) -> None:
         await self._write("commit", (commit, history_rows(commit.events)))
 
-    async def claim(self, worker: str, limit: int, without: Collection[str] = ()) -> list[Claim]:
+    async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
+        many = [(job, history_rows(job.events)) for job in jobs]
+        return await self._write(  # type: ignore[no-any-return]
+            "call", lambda connection: self._tables.create_many(connection, many)
+        )
+
+    async def claim(
+        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+    ) -> list[Claim]:
         def call(connection: sqlite3.Connection) -> list[Claim]:
-            if without:
-                values = {"without": encode(list(without)).decode(), "limit": limit}
-                keys = connection.execute(SQL["claimable_without"], values).fetchall()
-            else:
-                keys = connection.execute(SQL["claimable"], (limit,)).fetchall()
+            keys = self._tables.queued(connection, limit, offers, suspects)
             return self._tables.lease_all(connection, keys, None, worker)
 
         return await self._write("call", call)  # type: ignore[no-any-return]
 
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
-        def call(connection: sqlite3.Connection) -> Held | None:
-            found = connection.execute(SQL["job_to_hold"], (job_id,)).fetchone()
-            if found is None:
-                return None
-            key, owner, status = found
-            if status in FINAL:
-                known = connection.execute(SQL["inbox_key"], (key, request.key)).fetchone()
-                return Held(None, None, known is not None)
-            self._tables.put(connection, key, request)
-            if owner is not None:
-                return Held(None, owner)
-            return Held(self._tables.lease(connection, key, None, worker), worker)
-
-        return await self._write("call", call)  # type: ignore[no-any-return]
+        return await self._write("hold", (job_id, worker, request))  # type: ignore[no-any-return]
 
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         def call(connection: sqlite3.Connection) -> list[Claim]:
@@ -394,7 +383,7 @@ class SqliteJobStore(JobStore):
         def call(connection: sqlite3.Connection) -> list[Claim]:
             claims: list[Claim] = []
             for (owner,) in owners:
-                if not self._is_alive(connection, owner):
+                if not self._workers.is_alive(connection, owner):
                     keys = connection.execute(SQL["owned_by"], (owner, limit - len(claims))).fetchall()
                     claims += self._tables.lease_all(connection, keys, owner, worker)
             return claims
@@ -405,8 +394,8 @@ class SqliteJobStore(JobStore):
         values = (claim.handle, claim.owner, claim.epoch)
         await self._write("call", lambda connection: self._tables.execute(connection, "release", values))
 
-    async def thread_ended(self, job_id: str) -> None:
-        await self._write("call", lambda connection: self._tables.execute(connection, "thread_ended", (job_id,)))
+    async def thread_ended(self, job_id: str, worker: str) -> None:
+        await self._write("call", lambda connection: thread_ended(connection, job_id, worker))
 
     async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
         return await self._read(lambda connection: list_leaks(connection, after, limit))
@@ -424,30 +413,23 @@ class SqliteJobStore(JobStore):
         if chunks:
             await self._write("call", self._output.appending(job_id, path, attempt, chunks))
 
-    async def register_worker(self, worker: str) -> None:
-        def call(connection: sqlite3.Connection) -> None:
-            now = self.clock.now_us()
-            self._tables.execute(connection, "workers_dead", (now,))
-            self._workers.sweep()
-            self._workers.begin(worker)
-            self._tables.execute(connection, "worker_put", (worker, now, self._lease_end()))
-
-        await self._write("call", call)
+    async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
+        await self._write("call", lambda connection: self._workers.register(connection, worker, info))
 
     async def heartbeat(self, worker: str) -> bool:
-        def call(connection: sqlite3.Connection) -> bool:  # the time is that of the write, not of the question
-            return (
-                self._tables.execute(connection, "worker_renew", (self._lease_end(), worker, self.clock.now_us())) > 0
-            )
+        return bool(await self._write("call", lambda connection: self._workers.renew(connection, worker)))
 
-        return await self._write("call", call)  # type: ignore[no-any-return]
+    def pulse(self, worker: str) -> Pulse:
+        return SqlitePulse(self.path, self._beside(".lock"), worker, self._workers, self.lease_s)
 
-    async def unregister_worker(self, worker: str) -> None:
-        def call(connection: sqlite3.Connection) -> None:
-            self._tables.execute(connection, "worker_delete", (worker,))
-            self._workers.end(worker)
+    async def unregister_worker(self, worker: str, *, threads_run: bool = False) -> None:
+        await self._write("call", lambda connection: self._workers.unregister(connection, worker, threads_run))
 
-        await self._write("call", call)
+    async def bury_workers(self) -> int:
+        return int(await self._write("call", self._workers.bury))
+
+    async def list_workers(self) -> list[StoredWorker]:
+        return await self._write("call", self._workers.list)  # type: ignore[no-any-return]
 
     async def delete(self, job_id: str) -> bool:
         def call(connection: sqlite3.Connection) -> bool:
@@ -467,10 +449,3 @@ class SqliteJobStore(JobStore):
     def _perform(self, connection: sqlite3.Connection, group: Sequence[Operation]) -> list[Outcome]:
         self._take_over_checkpoints(connection)
         return self._tables.perform(connection, group)
-
-    def _is_alive(self, connection: sqlite3.Connection, owner: str) -> bool:
-        lease = connection.execute(SQL["worker_lease"], (owner,)).fetchone()
-        return lease is not None and lease[0] > self.clock.now_us() and self._workers.is_alive(owner)
-
-    def _lease_end(self) -> int:
-        return self.clock.now_us() + round(self.lease_s * SECOND_US)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from openagents_json.job.machine import Leak
 from openagents_json.job.model import ErrorInfo
-from openagents_json.job.store.base import StoredLeak
+from openagents_json.job.store.records import StoredLeak
 from openagents_json.job.store.sqlite_rows import SQL
 from openagents_json.jsondata import decode, encode
 

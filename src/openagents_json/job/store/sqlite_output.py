@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.base import JobCounts
 from openagents_json.job.store.output import (
     HEAD_BYTES,
     JOB_BYTES,
@@ -18,6 +17,7 @@ from openagents_json.job.store.output import (
     decode_pieces,
     encode_pieces,
 )
+from openagents_json.job.store.records import JobCounts
 from openagents_json.job.store.sqlite_rows import SQL
 
 JOBS_KNOWN = 10_000  # jobs whose bytes are remembered; of others they are added up anew

@@ -6,21 +6,15 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from openagents_json.job.events import Event, decode_events, encode_events
+from openagents_json.job.events import Event, decode_events
 from openagents_json.job.machine import FOLD_VERSION
-from openagents_json.job.model import JobStatus, JobSummary
-from openagents_json.job.store.base import HISTORY_ROW_EVENTS, Commit, JobRow, Request, summary_of
+from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.query import Query
+from openagents_json.job.store.records import Commit, Request
+from openagents_json.job.store.rows import request_of
 from openagents_json.job.store.sql import statements
-from openagents_json.jsondata import decode
 
 SQL = statements("sqlite")
-
-
-def history_rows(events: Sequence[Event]) -> list[tuple[int, int, bytes]]:
-    """(first, last, JSON) for each row that a commit's events take."""
-    parts = [events[start : start + HISTORY_ROW_EVENTS] for start in range(0, len(events), HISTORY_ROW_EVENTS)]
-    return [(part[0].number, part[-1].number, encode_events(part)) for part in parts]
 
 
 def events_after(connection: sqlite3.Connection, key: int, after: int) -> list[Event]:
@@ -45,37 +39,24 @@ def requests_of(connection: sqlite3.Connection, key: int) -> list[Request]:
     return [request_of(row) for row in connection.execute(SQL["inbox_of"], (key,)).fetchall()]
 
 
-def request_of(row: tuple[Any, ...]) -> Request:
-    """A row of the inbox as a request."""
-    key, kind, by, reason, at_us, payload, sequence = row
-    return Request(key, kind, by, reason, at_us, decode(payload), sequence)
-
-
-def settled_values(commit: Commit, now: int, aging_us: int) -> dict[str, Any]:
-    """The parameters of `commit_settled`."""
+def commit_values(commit: Commit) -> tuple[Any, ...]:
+    """The first columns of `commit_running`, `commit_starting` and `commit_settled`."""
     claim, row = commit.claim, commit.row
-    return {
-        "last_event": row.last_event,
-        "rank": row.rank,
-        "progress": row.progress,
-        "current_step": row.current_step,
-        "error_type": row.error_type,
-        "error_message": row.error_message,
-        "pause_requested": row.pause_requested,
-        "cancel_requested": row.cancel_requested,
-        "abandoned": commit.abandoned,
-        "status": row.status.value,
-        "started_us": row.started_us,
-        "completed_us": row.completed_us,
-        "due_us": row.due_us,
-        "now": now,
-        "aging_us": aging_us,
-        "key": claim.handle,
-        "owner": claim.owner,
-        "epoch": claim.epoch,
-        "expected": commit.expected,
-        "previous_status": commit.previous_status.value,
-    }
+    return (
+        claim.handle,
+        claim.owner,
+        claim.epoch,
+        commit.expected,
+        row.last_event,
+        row.rank,
+        row.progress,
+        row.current_step,
+        row.error_type,
+        row.error_message,
+        row.pause_requested,
+        row.cancel_requested,
+        commit.abandoned,
+    )
 
 
 def named(cursor: sqlite3.Cursor, values: Sequence[Any]) -> dict[str, Any]:
@@ -83,35 +64,9 @@ def named(cursor: sqlite3.Cursor, values: Sequence[Any]) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
 
 
-def summary_in(row: dict[str, Any]) -> JobSummary:
-    """The public copy of a row of `jobs`."""
-    return summary_of(
-        job_id=row["id"],
-        workflow_id=row["workflow_id"],
-        version=row["version"],
-        definition=row["definition"],
-        row=JobRow(
-            status=JobStatus(row["status"]),
-            rank=row["rank"],
-            last_event=row["last_event"],
-            started_us=row["started_us"],
-            completed_us=row["completed_us"],
-            due_us=row["due_us"],
-            progress=row["progress"],
-            current_step=row["current_step"],
-            error_type=row["error_type"],
-            error_message=row["error_message"],
-            pause_requested=bool(row["pause_requested"]),
-            cancel_requested=bool(row["cancel_requested"]),
-        ),
-        created_us=row["created_us"],
-        queued_us=row["queued_us"],
-        abandoned=row["abandoned"],
-        idempotency_key=row["idempotency_key"],
-        tags=decode(row["tags"]) if row["tags"] else (),
-        parent_id=row["parent_id"],
-        origin_id=row["origin_id"],
-    )
+def limit_in(key: str | None, limit: Any, hold: Any, overflow: Any) -> Limit | None:
+    """The limit in a job's columns."""
+    return None if key is None else Limit(key, limit, hold, overflow)
 
 
 def casefold(text: str | None) -> str | None:

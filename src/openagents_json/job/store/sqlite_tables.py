@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from openagents_json.clock import SECOND_US, Clock
-from openagents_json.errors import LeaseLost, RequestsPending, StoreError
+from openagents_json.errors import LeaseLost, LimitReached, RequestsPending, StoreError
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
-from openagents_json.job.store.base import (
-    Claim,
-    Commit,
-    NewJob,
-    Request,
-    is_written,
-    same_body,
-    virtual_arrival_us,
-)
+from openagents_json.job.store.limits import Entry, Limit
+from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
+from openagents_json.job.store.rows import history_rows, required_by, requirement
+from openagents_json.job.store.rules import is_written, same_body, serves, virtual_arrival_us
+from openagents_json.job.store.sqlite_batches import jobs_to_hold, leased_jobs, write_rows
 from openagents_json.job.store.sqlite_leaks import add_leaks
-from openagents_json.job.store.sqlite_rows import (
-    SQL,
-    events_after,
-    history_of,
-    history_rows,
-    requests_of,
-    settled_values,
-)
+from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values
+from openagents_json.job.store.sqlite_rows import SQL, commit_values, events_after, history_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS
 from openagents_json.job.store.sqlite_writer import Operation, Outcome
 from openagents_json.jsondata import encode
+
+MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
 
 class SqliteTables:
@@ -44,8 +36,8 @@ class SqliteTables:
         self.rows = 0
 
     def perform(self, connection: sqlite3.Connection, group: Sequence[Operation]) -> list[Outcome]:
-        """Creates and commits of a group go together, the other verbs one by one. Their order does not matter: whoever
-        needs one before the other waits for the first one's answer."""
+        """Creates, commits and holds of a group go together, the other verbs one by one. Their order does not matter:
+        whoever needs one before the other waits for the first one's answer."""
         outcomes: dict[Operation, Outcome] = {}
         creates = [operation for operation in group if operation.kind == "create"]
         commits = [operation for operation in group if operation.kind == "commit"]
@@ -55,6 +47,10 @@ class SqliteTables:
         if commits:
             answers = self._commit_all(connection, [operation.argument for operation in commits])
             outcomes.update(zip(commits, answers, strict=True))
+        holds = [operation for operation in group if operation.kind == "hold"]
+        if holds:
+            answers = self._hold_all(connection, [operation.argument for operation in holds])
+            outcomes.update(zip(holds, answers, strict=True))
         for operation in group:
             if operation.kind == "call":
                 outcomes[operation] = self._call(connection, operation.argument)
@@ -84,9 +80,9 @@ class SqliteTables:
         try:
             with _undone_on_error(connection):
                 self._write_jobs(connection, jobs)
-        except OWN_FAULTS as error:
+        except (LimitReached, *OWN_FAULTS) as error:
             if len(jobs) == 1:
-                return [(None, self._translate(error))]
+                return [(None, error if isinstance(error, LimitReached) else self._translate(error))]
             return [outcome for one in jobs for outcome in self._create_all(connection, [one])]
         return [(job.job_id, None) for job, _ in jobs]
 
@@ -120,23 +116,39 @@ class SqliteTables:
                     job.parent_id,
                     job.origin_id,
                     queue_time_us,
+                    requirement(row.requires),
+                    *limit_values(job.limit),
                 )
             )
             history += [(key, *part) for part in data]
         definitions = {job.definition.hash: job.definition for job, _ in jobs}
-        connection.executemany(
-            SQL["definition_put"],
+        write_rows(
+            connection,
+            "definition_put",
             [(one.hash, one.workflow_id, one.version, one.document) for one in definitions.values()],
         )
-        if connection.executemany(SQL["job_put"], rows).rowcount != len(rows):
+        written: Collection[int] = range(first_key, first_key + len(jobs))
+        if write_rows(connection, "job_put", rows) != len(rows):
             written = {
                 key
                 for (key, job_id, *_) in rows
                 if connection.execute(SQL["job_to_hold"], (job_id,)).fetchone()[0] == key
             }
             history = [part for part in history if part[0] in written]
-        connection.executemany(SQL["history_put"], history)
+        write_rows(connection, "history_put", history)
         self.rows += len(rows) + len(history)
+        entries = [
+            Entry(key, job.job_id, job.limit)
+            for key, (job, _) in enumerate(jobs, first_key)
+            if job.limit is not None and job.row.status == JobStatus.QUEUED and key in written
+        ]
+        self._queue_limited(connection, entries, {entry.limit.key for entry in entries})
+
+    def _queue_limited(self, connection: sqlite3.Connection, entries: list[Entry], keys: Collection[str]) -> None:
+        """Let jobs with a limit into the queue, and give the slots of these keys to those that come first."""
+        if entries:
+            let_in(connection, entries, self._clock.now_us())
+        balance_all(connection, keys)
 
     def create_once(self, connection: sqlite3.Connection, job: NewJob, data: list[tuple[int, int, bytes]]) -> str:
         key = (job.definition.workflow_id, job.idempotency_key)
@@ -153,12 +165,12 @@ class SqliteTables:
         try:
             with _undone_on_error(connection):
                 self._write_commits(connection, commits)
-        except (_NotAsExpected, *OWN_FAULTS) as error:
+        except (_NotAsExpected, LimitReached, *OWN_FAULTS) as error:
             if len(commits) > 1:
                 return [outcome for one in commits for outcome in self._commit_all(connection, [one])]
             if isinstance(error, _NotAsExpected):
                 return [(None, self._why_refused(connection, commits[0][0]))]
-            return [(None, self._translate(error))]
+            return [(None, error if isinstance(error, LimitReached) else self._translate(error))]
         return [(None, None)] * len(commits)
 
     def _write_commits(
@@ -167,30 +179,34 @@ class SqliteTables:
         """`_NotAsExpected` when some row is not as its commit expects."""
         now, aging_us = self._clock.now_us(), round(self.aging_s * SECOND_US)
         drained = [(sequence,) for commit, _ in commits for sequence in commit.drained]
-        if drained:
-            connection.executemany(SQL["inbox_drained"], drained)
-        running, starting, settled, history = [], [], [], []
+        write_rows(connection, "inbox_drained", drained)
+        running: list[tuple[Any, ...]] = []
+        starting: list[tuple[Any, ...]] = []
+        settled: list[tuple[Any, ...]] = []
+        history: list[tuple[Any, ...]] = []
         for commit, data in commits:
-            claim, row = commit.claim, commit.row
+            row, values = commit.row, commit_values(commit)
             if row.status != JobStatus.RUNNING:
-                settled.append(settled_values(commit, now, aging_us))
+                until = (row.status.value, row.completed_us, row.due_us, aging_us)
+                needs = (requirement(row.requires), row.deaths)
+                settled.append((*values, commit.previous_status.value, row.started_us, now, *until, *needs))
+            elif commit.previous_status == JobStatus.RUNNING:
+                running.append(values)
             else:
-                head = (row.last_event, row.rank, row.progress, row.current_step, row.error_type, row.error_message,
-                        row.pause_requested, row.cancel_requested, commit.abandoned)  # fmt: skip
-                lease = (claim.handle, claim.owner, claim.epoch, commit.expected)
-                if commit.previous_status == JobStatus.RUNNING:
-                    running.append(head + lease)
-                else:
-                    starting.append((*head, row.started_us, now, *lease, commit.previous_status))
-            for part in data:
-                history.append((claim.handle, *part))
+                starting.append((*values, commit.previous_status.value, row.started_us, now))
+            history += [(commit.claim.handle, *part) for part in data]
         for name, rows in (("commit_running", running), ("commit_starting", starting), ("commit_settled", settled)):
-            if rows and connection.executemany(SQL[name], rows).rowcount != len(rows):
+            if write_rows(connection, name, rows) != len(rows):
                 raise _NotAsExpected
-        connection.executemany(SQL["history_put"], history)
+        write_rows(connection, "history_put", history)
         for commit, _ in commits:
+            if commit.claim.limit is not None and commit.row.status != JobStatus.RUNNING:
+                self._limited_settled(connection, commit, commit.claim.limit)
             if commit.children:
                 self._write_jobs(connection, [(child, history_rows(child.events)) for child in commit.children])
+            if commit.abandoned:
+                values = (commit.claim.handle, commit.claim.owner, commit.abandoned)
+                connection.execute(SQL["threads_abandoned"], values)
             if commit.leaks:
                 add_leaks(connection, commit.claim.handle, commit.leaks, now)
             for job_id, request in commit.posts:
@@ -201,15 +217,55 @@ class SqliteTables:
                 connection.execute(SQL["snapshot_mark"], (number, key))
         self.rows += len(commits) + len(history) + len(drained)
 
-    def put(self, connection: sqlite3.Connection, key: int, request: Request) -> None:
-        payload = encode(request.payload)
-        values = (key, request.key, request.kind, payload, request.by, request.reason, request.at_us)
-        self.rows += max(connection.execute(SQL["inbox_put"], values).rowcount, 0)
+    def _limited_settled(self, connection: sqlite3.Connection, commit: Commit, limit: Limit) -> None:
+        """What the commit of a job with a limit means for its key; the row is written."""
+        is_new = commit.previous_status == JobStatus.CREATED and commit.row.status == JobStatus.QUEUED
+        entries = [Entry(commit.claim.handle, commit.claim.job_id, limit)] if is_new else []
+        self._queue_limited(connection, entries, [limit.key])
+
+    def _hold_all(self, connection: sqlite3.Connection, holds: list[tuple[str, str, Request]]) -> list[Outcome]:
+        """All holds of the group at once; only if one of them cannot be, one by one to find out which."""
+        if len(holds) == 1:
+            return [self._call(connection, lambda connection: self._hold(connection, holds)[0])]
+        held, error = self._call(connection, lambda connection: self._hold(connection, holds))
+        if error is None:
+            return [(one, None) for one in held]
+        return [outcome for one in holds for outcome in self._hold_all(connection, [one])]
+
+    def _hold(self, connection: sqlite3.Connection, holds: list[tuple[str, str, Request]]) -> list[Held | None]:
+        """Each (job id, worker, request) as if it came after the one before; but a claim has all their requests."""
+        found = jobs_to_hold(connection, {job_id for job_id, _, _ in holds})
+        owners = {key: owner for key, owner, _ in found.values()}
+        put, leased = [], {}
+        for job_id, worker, request in holds:
+            if job_id not in found or found[job_id][2] in FINAL:
+                continue
+            key = found[job_id][0]
+            payload = encode(request.payload)
+            put.append((key, request.key, request.kind, payload, request.by, request.reason, request.at_us))
+            if owners[key] is None:
+                owners[key] = leased[key] = worker
+        self.rows += write_rows(connection, "inbox_put", put)
+        claims = self._lease(connection, [(key, worker, None) for key, worker in leased.items()])
+        answers: list[Held | None] = []
+        for job_id, _, request in holds:
+            if job_id not in found:
+                answers.append(None)
+                continue
+            key, _, status = found[job_id]
+            if status in FINAL:
+                known = connection.execute(SQL["inbox_key"], (key, request.key)).fetchone()
+                answers.append(Held(None, None, known is not None))
+            else:
+                answers.append(Held(claims.pop(key, None), owners[key]))
+        return answers
 
     def _post(self, connection: sqlite3.Connection, job_id: str, request: Request) -> None:
         found = connection.execute(SQL["job_to_hold"], (job_id,)).fetchone()
         if found is not None and found[2] not in FINAL:
-            self.put(connection, found[0], request)
+            payload = encode(request.payload)
+            values = (found[0], request.key, request.kind, payload, request.by, request.reason, request.at_us)
+            self.execute(connection, "inbox_put", values)
 
     def _queue_time(self, connection: sqlite3.Connection, parent_id: str | None) -> int:
         if parent_id is None:
@@ -236,22 +292,61 @@ class SqliteTables:
                 return None
         return LeaseLost(f"Job {claim.job_id} is not held by {claim.owner} in epoch {claim.epoch} any more.")
 
+    def create_many(
+        self, connection: sqlite3.Connection, jobs: Sequence[tuple[NewJob, list[tuple[int, int, bytes]]]]
+    ) -> list[str]:
+        """All of them, or none if an idempotency key was used for another body."""
+        ids: list[str] = []
+        new: list[tuple[NewJob, list[tuple[int, int, bytes]]]] = []
+        keys: dict[tuple[str, str | None], tuple[str, str]] = {}
+        for job, data in jobs:
+            key = (job.definition.workflow_id, job.idempotency_key)
+            found = keys.get(key)
+            if found is None and job.idempotency_key is not None:
+                found = connection.execute(SQL["job_with_idempotency_key"], key).fetchone()
+            if found is not None:
+                ids.append(same_body(found[1], job, found[0]))
+                continue
+            if job.idempotency_key is not None:
+                keys[key] = (job.job_id, job.body_hash)
+            ids.append(job.job_id)
+            new.append((job, data))
+        self._write_jobs(connection, new)
+        return ids
+
+    def queued(
+        self, connection: sqlite3.Connection, limit: int, offers: Collection[str] | None, suspects: bool
+    ) -> list[tuple[int]]:
+        """The keys of the jobs that a worker with these components is to run next."""
+        values = {"suspects": suspects, "limit": MAX_REQUIREMENTS}
+        found: list[tuple[int, int]] = []
+        for (requires,) in connection.execute(SQL["requirements"], values).fetchall():
+            if serves(offers, required_by(requires)):
+                values = {"suspects": suspects, "requires": requires, "limit": limit}
+                found += connection.execute(SQL["claimable"], values).fetchall()
+        return [(key,) for _, key in sorted(found)[:limit]]
+
     def lease_all(
         self, connection: sqlite3.Connection, keys: Iterable[tuple[int]], expected: str | None, worker: str
     ) -> list[Claim]:
-        (inbox_is_used,) = connection.execute(SQL["inbox_is_used"]).fetchone()
-        return [self.lease(connection, key, expected, worker, bool(inbox_is_used)) for (key,) in keys]
+        """Take the leases of jobs that were seen a moment ago in this transaction: they are there and as expected."""
+        return list(self._lease(connection, [(key, worker, expected) for (key,) in keys]).values())
 
-    def lease(
-        self, connection: sqlite3.Connection, key: int, expected: str | None, worker: str, read_inbox: bool = True
-    ) -> Claim:
-        values = {"worker": worker, "key": key, "expected": expected}
-        # Seen a moment ago in this transaction, so the row is there and as expected. fetchall ends the statement.
-        [(job_id, epoch, definition, last_event, snapshot_event)] = connection.execute(SQL["lease"], values).fetchall()
-        snapshot, events = history_of(connection, key, snapshot_event)
-        requests = requests_of(connection, key) if read_inbox else []
-        self.rows += 1
-        return Claim(job_id, key, worker, epoch, definition, last_event, expected, snapshot, events, requests)
+    def _lease(self, connection: sqlite3.Connection, leases: list[tuple[int, str, str | None]]) -> dict[int, Claim]:
+        """Take the leases, each (key, new owner, expected owner); the claims by key, in the same order."""
+        self.rows += write_rows(connection, "lease", leases)
+        found = {job.key: job for job in leased_jobs(connection, [key for key, _, _ in leases])}
+        claims = {}
+        for key, worker, expected in leases:
+            job = found[key]
+            snapshot, events = None, job.events
+            if events is None:
+                snapshot, events = history_of(connection, key, job.snapshot_event)
+            claims[key] = Claim(
+                job.id, key, worker, job.epoch, job.definition, job.last_event, expected, snapshot, events,
+                job.requests, job.limit, job.has_slot,
+            )  # fmt: skip
+        return claims
 
     def delete_trees(self, connection: sqlite3.Connection, roots: list[tuple[int, str]]) -> int:
         """Delete these jobs with their attached children; one whose children are not all final stays."""
@@ -265,7 +360,14 @@ class SqliteTables:
         return count
 
     def _delete(self, connection: sqlite3.Connection, keys: list[tuple[int]]) -> None:
-        for name in ("delete_history", "delete_inbox", "delete_snapshot", "delete_output", "delete_job"):
+        for name in (
+            "delete_history",
+            "delete_inbox",
+            "delete_snapshot",
+            "delete_output",
+            "delete_abandoned",
+            "delete_job",
+        ):
             connection.executemany(SQL[name], keys)
         if keys:
             connection.execute(SQL["key_used"], max(keys))

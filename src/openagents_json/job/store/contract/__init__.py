@@ -21,9 +21,12 @@ from openagents_json.job.store.contract.commits import CommitContract
 from openagents_json.job.store.contract.family import FamilyContract
 from openagents_json.job.store.contract.leaks import LeaksContract
 from openagents_json.job.store.contract.leases import LeaseContract
+from openagents_json.job.store.contract.limits import LimitContract
 from openagents_json.job.store.contract.listing import ListingContract
 from openagents_json.job.store.contract.output import OutputContract
+from openagents_json.job.store.contract.overflow import OverflowContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
+from openagents_json.job.store.contract.workers import WorkerContract
 
 __all__ = [
     "AcceptingContract",
@@ -31,21 +34,27 @@ __all__ = [
     "FamilyContract",
     "LeaksContract",
     "LeaseContract",
+    "LimitContract",
     "ListingContract",
     "OutputContract",
+    "OverflowContract",
     "StoreContract",
     "UpkeepContract",
+    "WorkerContract",
 ]
 
 
 class StoreContract(
     AcceptingContract,
     LeaseContract,
+    WorkerContract,
     CommitContract,
     FamilyContract,
     LeaksContract,
+    LimitContract,
     ListingContract,
     OutputContract,
+    OverflowContract,
     UpkeepContract,
 ):
     """All of it. The subclass provides the fixture `store`; `clock` is here."""

@@ -9,7 +9,7 @@ import pytest
 from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.errors import IdempotencyConflict
 from openagents_json.job.model import JobPriority, JobStatus
-from openagents_json.job.store.base import HISTORY_ROW_EVENTS, JobStore
+from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
     CALLS,
     OTHER_CALLS,
@@ -27,6 +27,7 @@ from openagents_json.job.store.contract.jobs import (
     wide,
 )
 from openagents_json.job.store.query import build_query
+from openagents_json.job.store.records import HISTORY_ROW_EVENTS
 from openagents_json.testing import FakeClock
 
 AWKWARD = {
@@ -81,7 +82,7 @@ class AcceptingContract(WithClock):
         assert await store.read_definition("nothing") is None
         assert await store.hold("nobody", "w1", request("start")) is None
         assert await store.delete("nobody") is False
-        await store.thread_ended("nobody")
+        await store.thread_ended("nobody", "w1")
 
     async def test_repeated_create_changes_nothing(self, store: JobStore, clock: FakeClock) -> None:
         job = new_job(clock)
@@ -100,6 +101,23 @@ class AcceptingContract(WithClock):
         for job in jobs:
             assert await history(store, job.job_id) == list(job.events)
         assert len(await store.list_jobs(build_query())) == len(jobs)
+
+    async def test_many_are_accepted_at_once_or_none(self, store: JobStore, clock: FakeClock) -> None:
+        earlier = await accept(store, clock, key="k")
+        jobs = [new_job(clock, CALLS if n % 2 else QUIET) for n in range(20)]
+        again, twice = new_job(clock, key="k"), [new_job(clock, key="new") for _ in range(2)]
+        many = [*jobs, again, *twice]
+        assert await store.create_all(many) == [*(job.job_id for job in jobs), earlier, *[twice[0].job_id] * 2]
+        assert len(await store.list_jobs(build_query())) == len(jobs) + 2
+        for job in jobs:
+            assert await history(store, job.job_id) == list(job.events)
+        assert await store.create_all(jobs) == [job.job_id for job in jobs]
+        for refused in ([new_job(clock), new_job(clock, key="k", body="another")],
+                        [new_job(clock, key="x"), new_job(clock, key="x", body="another")]):  # fmt: skip
+            with pytest.raises(IdempotencyConflict):
+                await store.create_all(refused)
+        assert len(await store.list_jobs(build_query())) == len(jobs) + 2
+        assert await store.create_all([]) == []
 
     # ── idempotency keys ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.errors import LeaseLost, RequestsPending
 from openagents_json.job.machine import Happening, Interrupted, Released, Requested
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.base import Commit, JobStore
+from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
     QUIET,
     RETRY_LATER,
@@ -30,6 +30,7 @@ from openagents_json.job.store.contract.jobs import (
     wake,
     wide,
 )
+from openagents_json.job.store.records import Commit
 from openagents_json.testing import FakeClock
 
 SETTLED = [status for status in JobStatus if status not in (JobStatus.CREATED, JobStatus.QUEUED, JobStatus.RUNNING)]
@@ -302,10 +303,28 @@ class CommitContract(WithClock):
         holder = await begin(store, clock)
         await holder.commit(store, holder.failed("first", abandoned=True))
         row = await summary(store, holder.job_id)
-        assert (row.abandoned, row.display_status) == (1, "FAILED (1 thread still runs)")
+        assert (row.abandoned, row.display_status) == (1, "FAILED (1 abandoned attempt still runs)")
+        await store.thread_ended(holder.job_id, "another")
+        assert (await summary(store, holder.job_id)).abandoned == 1
         for _ in range(2):
-            await store.thread_ended(holder.job_id)
+            await store.thread_ended(holder.job_id, "w1")
             assert (await summary(store, holder.job_id)).abandoned == 0
+
+    async def test_threads_are_counted_as_long_as_their_worker_may_run_them(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        for worker in ("w1", "w2"):
+            await store.register_worker(worker)
+        holders = [await begin(store, clock, worker) for worker in ("w1", "w2")]
+        for holder in holders:
+            await holder.commit(store, holder.failed("first", abandoned=True))
+        await store.unregister_worker("w1")  # nothing of it runs any more
+        assert await store.bury_workers() == 0
+        assert [(await summary(store, holder.job_id)).abandoned for holder in holders] == [0, 1]
+        await store.unregister_worker("w2", threads_run=True)
+        assert [(await summary(store, holder.job_id)).abandoned for holder in holders] == [0, 1]
+        await store.thread_ended(holders[1].job_id, "w2")
+        assert [(await summary(store, holder.job_id)).abandoned for holder in holders] == [0, 0]
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
 

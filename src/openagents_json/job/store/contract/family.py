@@ -8,7 +8,7 @@ import pytest
 
 from openagents_json.errors import LeaseLost
 from openagents_json.job.model import JobPriority, JobStatus
-from openagents_json.job.store.base import JobStore, NewJob
+from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
     QUIET,
     Holder,
@@ -23,6 +23,7 @@ from openagents_json.job.store.contract.jobs import (
 )
 from openagents_json.job.store.contract.jobs import new_job as any_job
 from openagents_json.job.store.query import build_query
+from openagents_json.job.store.records import NewJob
 from openagents_json.testing import FakeClock
 
 

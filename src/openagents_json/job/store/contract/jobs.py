@@ -15,6 +15,7 @@ from openagents_json.job.machine import (
     AttemptSucceeded,
     Claimed,
     Happening,
+    Has,
     JobState,
     Requested,
     Stop,
@@ -26,7 +27,8 @@ from openagents_json.job.machine import (
     fold,
 )
 from openagents_json.job.model import JobPriority, JobStatus, JobSummary
-from openagents_json.job.store.base import Claim, Commit, Definition, JobStore, NewJob, Request, StoredJob, row_of
+from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.records import Claim, Commit, Definition, NewJob, Request, StoredJob, row_of
 from openagents_json.testing import FakeClock
 from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.model import Retry, Workflow
@@ -40,6 +42,7 @@ CALLS = {
     "steps": [{"id": "first", "component": "tool.first"}, {"id": "second", "component": "tool.second"}],
 }
 OTHER_CALLS = CALLS | {"id": "other-calls", "version": "2.1.0"}
+ELSEWHERE = {"id": "elsewhere", "inputs": OPEN_INPUTS, "steps": [{"id": "first", "component": "tool.other"}]}
 # Nothing to call: COMPLETED as soon as a worker has it.
 QUIET = {"id": "quiet", "inputs": OPEN_INPUTS, "steps": [{"id": "note", "set": "done"}]}
 
@@ -97,6 +100,11 @@ async def accept(store: JobStore, clock: FakeClock, document: dict[str, Any] = C
     return await store.create(new_job(clock, document, **options))
 
 
+def all_components(component: str) -> bool:
+    """What a worker that has every component says."""
+    return True
+
+
 class Holder:
     """Somebody who has a lease: the claim, the folded state, and the next commit."""
 
@@ -111,7 +119,9 @@ class Holder:
     def job_id(self) -> str:
         return self.claim.job_id
 
-    def commit_of(self, *happenings: Happening, snapshot: bool = False, drains: Sequence[Request] = ()) -> Commit:
+    def commit_of(
+        self, *happenings: Happening, snapshot: bool = False, drains: Sequence[Request] = (), has: Has = all_components
+    ) -> Commit:
         """What follows from the happenings and the requests of `drains`, as a commit. The state is ahead with it."""
         requested = [Requested(r.kind, r.by, r.reason, r.payload, r.sequence) for r in drains]  # type: ignore[arg-type]
         decision = decide(
@@ -120,6 +130,7 @@ class Holder:
             now_us=self.clock.now_us(),
             random=lambda: 0.5,
             admit=lambda component, node: True,
+            has=has,
         )
         commit = Commit(
             self.claim,
@@ -135,11 +146,9 @@ class Holder:
         self.committed, self.status = self.state.number, self.state.status
         return commit
 
-    async def commit(
-        self, store: JobStore, *happenings: Happening, snapshot: bool = False, drains: Sequence[Request] = ()
-    ) -> Commit:
+    async def commit(self, store: JobStore, *happenings: Happening, **options: Any) -> Commit:
         """`commit_of`, written."""
-        commit = self.commit_of(*happenings, snapshot=snapshot, drains=drains)
+        commit = self.commit_of(*happenings, **options)
         await store.commit(commit)
         return commit
 

@@ -9,8 +9,9 @@ import pytest
 
 from openagents_json.errors import LeaseLost, RequestsPending
 from openagents_json.job.machine import Leak, ReleaseEnded, ResourceTracked, Stop
-from openagents_json.job.store.base import Commit, JobStore, StoredLeak
+from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import Holder, WithClock, begin, history, read, request
+from openagents_json.job.store.records import Commit, StoredLeak
 from openagents_json.testing import FakeClock
 
 STUCK: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The contract of leases: the queue, requests and holds, timers, workers and their orphans."""
+"""The contract of leases: the queue, requests and holds, timers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import asyncio
 import pytest
 
 from openagents_json.clock import SECOND_US
-from openagents_json.errors import LeaseLost
-from openagents_json.job.machine import Interrupted, Requested, Tick
+from openagents_json.job.machine import Claimed, Requested, Tick
 from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
     CALLS,
-    OTHER_CALLS,
+    ELSEWHERE,
     QUIET,
     Holder,
     WithClock,
@@ -22,9 +21,7 @@ from openagents_json.job.store.contract.jobs import (
     begin,
     bring_to,
     claim_one,
-    history,
     new_job,
-    plan_of,
     read,
     request,
     settle,
@@ -52,13 +49,39 @@ async def wait_in_queue(store: JobStore, clock: FakeClock, seconds: float) -> Ho
 class LeaseContract(WithClock):
     """The queue and the leases: who may claim, hold and lose a job."""
 
-    async def test_jobs_of_some_definitions_can_be_left_to_others(self, store: JobStore, clock: FakeClock) -> None:
-        ids = [await accept(store, clock, document) for document in (CALLS, OTHER_CALLS, CALLS, QUIET)]
-        without = [plan_of(CALLS).workflow.content_hash, "of-nothing"]
-        assert [claim.job_id for claim in await store.claim("w1", 10, without)] == [ids[1], ids[3]]
-        assert [claim.job_id for claim in await store.claim("w1", 10)] == [ids[0], ids[2]]
+    async def test_worker_takes_jobs_that_it_can_go_on_with(self, store: JobStore, clock: FakeClock) -> None:
+        ids = [await accept(store, clock, document) for document in (CALLS, ELSEWHERE, CALLS, QUIET)]
+        assert (await summary(store, ids[0])).requires == ("tool.first",)
+        assert [claim.job_id for claim in await store.claim("w1", 10, {"tool.other"})] == [ids[1], ids[3]]
+        assert [claim.job_id for claim in await store.claim("w1", 1, {"tool.first", "tool.other"})] == [ids[0]]
+        assert await store.claim("w1", 10, {"tool.third"}) == []
+        assert [claim.job_id for claim in await store.claim("w1", 10)] == [ids[2]]
 
-    # ── the queue ─────────────────────────────────────────────────────────────────────────────────────────────────
+    async def test_order_of_the_queue_does_not_depend_on_what_jobs_require(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        ids = []
+        for document in (ELSEWHERE, CALLS, QUIET, CALLS, ELSEWHERE):
+            ids.append(await accept(store, clock, document))
+            clock.advance(1)
+        urgent = await accept(store, clock, CALLS, priority=JobPriority.CRITICAL)
+        offers = {"tool.first", "tool.other"}
+        assert [claim.job_id for claim in await store.claim("w1", 2, offers)] == [urgent, ids[0]]
+        assert [claim.job_id for claim in await store.claim("w1", 10, offers)] == ids[1:]
+
+    async def test_job_that_goes_on_elsewhere_is_left_to_who_has_its_component(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        holder = await begin(store, clock)
+        await holder.commit(store, holder.succeeded("first"), has=lambda component: component == "tool.first")
+        row = await summary(store, holder.job_id)
+        assert (row.status, row.requires) == (JobStatus.QUEUED, ("tool.second",))
+        assert await store.claim("w1", 10, {"tool.first"}) == []
+        [claim] = await store.claim("w2", 10, {"tool.second"})
+        assert claim.job_id == holder.job_id
+        assert_folds_to(claim, holder)
+        await Holder(clock, claim).commit(store, Claimed("w2", claim.epoch))
+        assert (await summary(store, holder.job_id)).requires == ()
 
     @pytest.mark.guarantee("G8")
     async def test_jobs_of_one_priority_are_claimed_in_order_of_arrival(
@@ -357,91 +380,3 @@ class LeaseContract(WithClock):
         clock.advance(10)
         assert await store.next_due_us() is None
         assert await store.hold_due("w1", 10) == []
-
-    # ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @pytest.mark.guarantee("G5")
-    async def test_jobs_are_orphans_when_the_lease_of_their_worker_ends(
-        self, store: JobStore, clock: FakeClock
-    ) -> None:
-        await store.register_worker("w1")
-        await store.register_worker("w2")
-        holder = await begin(store, clock)
-        clock.advance(store.lease_s - 1)
-        assert await store.heartbeat("w2")
-        assert await store.hold_orphans("w2", 10) == []
-        clock.advance(1)
-        [claim] = await store.hold_orphans("w2", 10)
-        assert (claim.job_id, claim.owner, claim.previous_owner) == (holder.job_id, "w2", "w1")
-        assert claim.epoch > holder.claim.epoch
-        assert_folds_to(claim, holder)
-        rescuer = Holder(clock, claim)
-        await rescuer.commit(store, Interrupted("w1"))
-        assert (await summary(store, holder.job_id)).status == JobStatus.QUEUED
-        assert await store.hold_orphans("w2", 10) == []
-
-    async def test_heartbeat_keeps_the_jobs(self, store: JobStore, clock: FakeClock) -> None:
-        await store.register_worker("w1")
-        await begin(store, clock)
-        for _ in range(3):
-            clock.advance(store.lease_s - 1)
-            assert await store.heartbeat("w1")
-        await store.register_worker("w2")
-        assert await store.hold_orphans("w2", 10) == []
-
-    async def test_heartbeat_after_the_lease_is_refused(self, store: JobStore, clock: FakeClock) -> None:
-        await store.register_worker("w1")
-        clock.advance(store.lease_s)
-        assert not await store.heartbeat("w1")
-        assert not await store.heartbeat("nobody")
-
-    async def test_registering_again_is_harmless_and_revives(self, store: JobStore, clock: FakeClock) -> None:
-        await store.register_worker("w1")
-        clock.advance(store.lease_s)
-        for _ in range(2):
-            await store.register_worker("w1")
-        assert await store.heartbeat("w1")
-
-    async def test_jobs_are_orphans_as_soon_as_their_worker_signs_off(self, store: JobStore, clock: FakeClock) -> None:
-        await store.register_worker("w1")
-        await store.register_worker("w2")
-        holder = await begin(store, clock)
-        for _ in range(2):
-            await store.unregister_worker("w1")
-        assert not await store.heartbeat("w1")
-        assert [claim.job_id for claim in await store.hold_orphans("w2", 10)] == [holder.job_id]
-
-    @pytest.mark.guarantee("G4")
-    async def test_late_worker_does_not_write_over_its_successor(self, store: JobStore, clock: FakeClock) -> None:
-        await store.register_worker("w1")
-        holder = await begin(store, clock)
-        late = holder.commit_of(holder.succeeded("first"))
-        clock.advance(store.lease_s)
-        await store.register_worker("w2")
-        [claim] = await store.hold_orphans("w2", 10)
-        before = await history(store, holder.job_id)
-        with pytest.raises(LeaseLost, match=holder.job_id):
-            await store.commit(late)
-        await Holder(clock, claim).commit(store, Interrupted("w1"))
-        with pytest.raises(LeaseLost):
-            await store.commit(late)
-        assert (await history(store, holder.job_id))[: len(before)] == before
-
-    async def test_orphans_are_taken_a_few_at_a_time_and_once(self, store: JobStore, clock: FakeClock) -> None:
-        await store.register_worker("w2")
-        ids = {(await begin(store, clock, f"dead{n}")).job_id for n in range(5)}
-        taken = [await store.hold_orphans("w2", 2) for _ in range(4)]
-        assert [len(claims) for claims in taken] == [2, 2, 1, 0]
-        assert {claim.job_id for claims in taken for claim in claims} == ids
-
-    async def test_job_that_was_claimed_and_not_begun_goes_back_to_its_place(
-        self, store: JobStore, clock: FakeClock
-    ) -> None:
-        first, second = await accept(store, clock), await accept(store, clock)
-        await claim_one(store, clock, "dead")
-        await store.register_worker("w2")
-        [claim] = await store.hold_orphans("w2", 10)
-        assert claim.job_id == first
-        assert Holder(clock, claim).commit_of(Interrupted("dead")).events == []
-        await store.release(claim)
-        assert await queue_of(store) == [first, second]

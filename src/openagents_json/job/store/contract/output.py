@@ -8,7 +8,7 @@ import pytest
 
 from openagents_json.clock import SECOND_US
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.base import JobCounts, JobStore
+from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import QUIET, WithClock, accept, begin
 from openagents_json.job.store.output import (
     CHUNK_BYTES,
@@ -19,6 +19,7 @@ from openagents_json.job.store.output import (
     Piece,
     StoredOutput,
 )
+from openagents_json.job.store.records import JobCounts
 from openagents_json.testing import FakeClock
 
 KEPT_BYTES = HEAD_BYTES + TAIL_BYTES

@@ -30,8 +30,9 @@ ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
 -- name: job_put
 -- Accept a job; a repeated create with the same id changes nothing.
 INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us, queued_us,
-                  due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id, queued_total_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+                  due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id, queued_total_us, requires,
+                  limit_key, limit_max, limit_hold, limit_overflow, slot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
 
 -- name: job_with_idempotency_key
 -- The job that used this key before.
@@ -54,14 +55,22 @@ WHERE job = (SELECT key FROM jobs WHERE id = ?) AND first >= ? AND last > ? ORDE
 -- Where the row begins that holds a given event.
 SELECT max(first) FROM history WHERE job = (SELECT key FROM jobs WHERE id = ?) AND first <= ?;
 
--- name: claimable
--- The queue: jobs that nobody holds, by virtual arrival time.
-SELECT key FROM jobs WHERE status = 'QUEUED' AND owner IS NULL ORDER BY sort_at, key LIMIT ?;
+-- name: requirements
+-- The different requirements of the jobs in the queue, from index entry to index entry.
+WITH RECURSIVE sets (requires) AS (
+  SELECT * FROM (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
+                 AND (deaths >= 2) = :suspects ORDER BY requires LIMIT 1)
+  UNION ALL
+  SELECT (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
+          AND (deaths >= 2) = :suspects AND requires > sets.requires ORDER BY requires LIMIT 1) FROM sets WHERE requires IS NOT NULL
+)
+SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT :limit;
 
--- name: claimable_without
--- The same, but for jobs of some definitions (a JSON array of their hashes).
-SELECT key FROM jobs WHERE status = 'QUEUED' AND owner IS NULL
-AND definition NOT IN (SELECT value FROM json_each(:without)) ORDER BY sort_at, key LIMIT :limit;
+-- name: claimable
+-- The queue of jobs with some requirements that nobody holds, by virtual arrival time, without those that are blocked.
+SELECT sort_at, key FROM jobs
+WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND (deaths >= 2) = :suspects AND requires = :requires
+ORDER BY sort_at, key LIMIT :limit;
 
 -- name: due
 -- Jobs that nobody holds and whose timer is due.
@@ -80,45 +89,71 @@ SELECT DISTINCT owner FROM jobs WHERE owner IS NOT NULL;
 SELECT key FROM jobs WHERE owner = ? LIMIT ?;
 
 -- name: lease
--- Take a lease: only if the owner is still who was seen.
-UPDATE jobs SET owner = :worker, epoch = epoch + 1 WHERE key = :key AND owner IS :expected
-RETURNING id, epoch, definition, last_event, snapshot_event;
+-- Take leases: only if the owner is still who was seen. Columns: key, new owner, expected owner.
+UPDATE jobs SET owner = column2, epoch = epoch + 1 FROM (VALUES (?, ?, ?))
+WHERE jobs.key = column1 AND owner IS column3;
+
+-- name: leased
+-- Jobs with their requests, and with the whole history of those that have no snapshot, as one JSON array in no order.
+-- What is JSON already is put together as text: nothing of it is read here.
+SELECT CAST('[' || group_concat(
+  '[' || json_array(key, id, epoch, definition, last_event, snapshot_event,
+                    limit_key, limit_max, limit_hold, limit_overflow, slot)
+  || ',[' || coalesce((
+    SELECT group_concat(
+      '[' || json_array(inbox.key, kind, by, reason, at_us, sequence) || ',' || CAST(payload AS TEXT) || ']')
+    FROM inbox WHERE job = jobs.key AND drained = 0), '')
+  || '],' || CASE WHEN snapshot_event = 0 THEN
+    '[' || coalesce((SELECT group_concat(CAST(events AS TEXT)) FROM history WHERE job = jobs.key), '') || ']'
+    ELSE 'null' END
+  || ']') || ']' AS BLOB)
+FROM jobs WHERE key IN (VALUES (?));
 
 -- name: release
 -- Give a lease back with nothing recorded.
 UPDATE jobs SET owner = NULL WHERE key = ? AND owner = ? AND epoch = ? AND status <> 'RUNNING';
 
 -- name: commit_running
--- A job goes on: nothing that an index holds changes.
-UPDATE jobs SET last_event = ?, rank = ?, progress = ?, current_step = ?, error_type = ?, error_message = ?,
-                pause_requested = ?, cancel_requested = ?, abandoned = abandoned + ?
-WHERE key = ? AND owner = ? AND epoch = ? AND last_event = ? AND status = 'RUNNING';
+-- Jobs go on: nothing that an index holds changes. Columns: key, owner, epoch, expected last event; then what is set.
+UPDATE jobs SET last_event = column5, rank = column6, progress = column7, current_step = column8,
+                error_type = column9, error_message = column10, pause_requested = column11,
+                cancel_requested = column12, abandoned = abandoned + column13
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = 'RUNNING';
 
 -- name: commit_starting
--- A job begins to run: the wait in the queue is added up, which one that was taken over at once did not have.
-UPDATE jobs SET last_event = ?1, rank = ?2, progress = ?3, current_step = ?4, error_type = ?5, error_message = ?6,
-                pause_requested = ?7, cancel_requested = ?8, abandoned = abandoned + ?9,
-                queued_total_us = queued_total_us + CASE WHEN status = 'QUEUED' THEN ?11 - queued_us ELSE 0 END,
-                queued_us = CASE WHEN status = 'QUEUED' THEN queued_us ELSE ?11 END,
-                status = 'RUNNING', started_us = ?10, due_us = NULL
-WHERE key = ?12 AND owner = ?13 AND epoch = ?14 AND last_event = ?15 AND status = ?16;
+-- Jobs begin to run: the wait in the queue is added up, which one that was taken over at once did not have. Columns as
+-- above, then: status before, started_us, now.
+UPDATE jobs SET last_event = column5, rank = column6, progress = column7, current_step = column8,
+                error_type = column9, error_message = column10, pause_requested = column11,
+                cancel_requested = column12, abandoned = abandoned + column13,
+                queued_total_us = queued_total_us + CASE WHEN status = 'QUEUED' THEN column16 - queued_us ELSE 0 END,
+                queued_us = CASE WHEN status = 'QUEUED' THEN queued_us ELSE column16 END,
+                status = 'RUNNING', started_us = column15, due_us = NULL
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column14;
 
 -- name: commit_settled
--- A job stops running (or changes while nobody runs it): the lease ends. A final row only with an empty inbox.
-UPDATE jobs SET last_event = :last_event, rank = :rank, progress = :progress, current_step = :current_step,
-                error_type = :error_type, error_message = :error_message,
-                pause_requested = :pause_requested, cancel_requested = :cancel_requested,
-                abandoned = abandoned + :abandoned,
+-- Jobs stop running (or change while nobody runs them): the lease ends. A final row only with an empty inbox. Columns as
+-- above, then: status before, started_us, now, status, completed_us, due_us, microseconds that a rank is worth,
+-- requires, deaths. A slot of a limit is kept as `limits.keeps_slot` says.
+UPDATE jobs SET last_event = column5, rank = column6, progress = column7, current_step = column8,
+                error_type = column9, error_message = column10, pause_requested = column11,
+                cancel_requested = column12, abandoned = abandoned + column13, requires = column21, deaths = column22,
                 queued_total_us = queued_total_us
-                  + CASE WHEN status = 'QUEUED' AND :status <> 'QUEUED' THEN :now - queued_us ELSE 0 END,
-                queued_us = CASE WHEN status <> 'QUEUED' AND :status = 'QUEUED' THEN :now ELSE queued_us END,
-                sort_at = CASE WHEN :status = 'QUEUED'
-                  THEN (CASE WHEN status = 'QUEUED' THEN queued_us ELSE :now END) - queued_total_us - :rank * :aging_us
+                  + CASE WHEN status = 'QUEUED' AND column17 <> 'QUEUED' THEN column16 - queued_us ELSE 0 END,
+                queued_us = CASE WHEN status <> 'QUEUED' AND column17 = 'QUEUED' THEN column16 ELSE queued_us END,
+                sort_at = CASE WHEN column17 = 'QUEUED'
+                  THEN (CASE WHEN status = 'QUEUED' THEN queued_us ELSE column16 END)
+                    - queued_total_us - column6 * column20
                   ELSE sort_at END,
-                status = :status, started_us = :started_us, completed_us = :completed_us, due_us = :due_us,
-                owner = NULL
-WHERE key = :key AND owner = :owner AND epoch = :epoch AND last_event = :expected AND status = :previous_status
-  AND (:completed_us IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = :key AND drained = 0));
+                slot = CASE WHEN column18 IS NOT NULL THEN min(slot, 0)
+                  WHEN status = 'QUEUED' AND column17 = 'QUEUED' THEN slot
+                  WHEN limit_hold = 'running' OR column15 IS NULL THEN min(slot, 0) ELSE slot END,
+                status = column17, started_us = column15, completed_us = column18, due_us = column19, owner = NULL
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column14
+  AND (column18 IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = jobs.key AND drained = 0));
 
 -- name: lease_of
 -- What a refused commit met.
@@ -157,12 +192,8 @@ SELECT key, kind, by, reason, at_us, payload, sequence FROM inbox
 WHERE job = (SELECT key FROM jobs WHERE id = ?) AND drained = 0 ORDER BY sequence;
 
 -- name: inbox_drained
--- A request has become an event; only its key stays.
-UPDATE inbox SET drained = 1, payload = x'' WHERE sequence = ? AND drained = 0;
-
--- name: inbox_is_used
--- Whether any request is waiting at all.
-SELECT EXISTS (SELECT 1 FROM inbox WHERE drained = 0);
+-- Requests have become events; only their keys stay.
+UPDATE inbox SET drained = 1, payload = x'' WHERE sequence IN (VALUES (?)) AND drained = 0;
 
 -- name: jobs_with_requests
 -- Jobs of a worker that somebody asks something of.
@@ -176,6 +207,10 @@ SELECT definition FROM jobs WHERE id = ?;
 -- What a request needs to know of the job.
 SELECT key, owner, status FROM jobs WHERE id = ?;
 
+-- name: jobs_to_hold
+-- The same of many jobs, as one JSON array.
+SELECT json_group_array(json_array(id, key, owner, status)) FROM jobs WHERE id IN (VALUES (?));
+
 -- name: job_by_id
 -- The row of a job.
 SELECT * FROM jobs WHERE id = ?;
@@ -185,22 +220,56 @@ SELECT * FROM jobs WHERE id = ?;
 SELECT id FROM jobs WHERE id >= :text AND id < :text || char(0x10FFFF)
 UNION SELECT id FROM jobs WHERE substr(id, -length(:text)) = :text ORDER BY id LIMIT :limit;
 
+-- name: threads_abandoned
+-- So many threads of a job that a worker could not stop.
+INSERT INTO abandoned (job, worker, threads) VALUES (?, ?, ?)
+ON CONFLICT (job, worker) DO UPDATE SET threads = threads + excluded.threads;
+
+-- name: last_thread_ended
+-- The only thread of a job that a worker had abandoned has ended,
+DELETE FROM abandoned WHERE job = (SELECT key FROM jobs WHERE id = ?) AND worker = ? AND threads = 1;
+
 -- name: thread_ended
--- An abandoned thread has ended.
-UPDATE jobs SET abandoned = abandoned - 1 WHERE id = ? AND abandoned > 0;
+-- or one of several,
+UPDATE abandoned SET threads = threads - 1 WHERE job = (SELECT key FROM jobs WHERE id = ?) AND worker = ?;
+
+-- name: thread_counted_out
+-- and its row counts one less.
+UPDATE jobs SET abandoned = abandoned - 1 WHERE id = ?;
+
+-- name: abandoning_workers
+-- Whose threads rows count.
+SELECT DISTINCT worker FROM abandoned;
+
+-- name: threads_counted_out
+-- The threads of a worker have ended with it: rows count them no more,
+UPDATE jobs SET abandoned = abandoned - (SELECT threads FROM abandoned WHERE job = jobs.key AND worker = ?1)
+WHERE key IN (SELECT job FROM abandoned WHERE worker = ?1);
+
+-- name: threads_forgotten
+-- and neither do we.
+DELETE FROM abandoned WHERE worker = ?;
 
 -- name: worker_put
--- A worker lives until its lease ends.
-INSERT INTO workers (id, registered_us, lease_until_us) VALUES (?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET lease_until_us = excluded.lease_until_us;
+-- A worker lives until its lease ends; since when, if it did before.
+INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs)
+VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+ON CONFLICT (id) DO UPDATE SET heartbeat_us = ?2, lease_until_us = ?3, host = ?4, pid = ?5, version = ?6,
+  components = ?7, max_jobs = ?8, registered_us = CASE WHEN lease_until_us > ?2 THEN registered_us ELSE ?2 END;
 
 -- name: worker_renew
 -- Renew a lease that has not ended.
-UPDATE workers SET lease_until_us = ? WHERE id = ? AND lease_until_us > ?;
+UPDATE workers SET heartbeat_us = :now, lease_until_us = :until WHERE id = :worker AND lease_until_us > :now;
 
--- name: workers_dead
--- Forget the workers whose lease has ended: whoever is not here is dead as well.
-DELETE FROM workers WHERE lease_until_us <= ?;
+-- name: workers
+-- The workers whose lease has not ended, with how many jobs each holds.
+SELECT id, host, pid, version, components, max_jobs, registered_us, heartbeat_us, lease_until_us,
+       (SELECT count(*) FROM jobs WHERE owner = workers.id) AS jobs
+FROM workers WHERE lease_until_us > ? ORDER BY registered_us, id;
+
+-- name: worker_ids
+-- Everybody who has registered and was not taken for dead.
+SELECT id FROM workers;
 
 -- name: worker_lease
 -- When a worker's lease ends.
@@ -255,6 +324,10 @@ DELETE FROM snapshots WHERE job = ?;
 -- its output,
 DELETE FROM output WHERE job = ?;
 
+-- name: delete_abandoned
+-- what we know of its threads,
+DELETE FROM abandoned WHERE job = ?;
+
 -- name: delete_job
 -- and its row.
 DELETE FROM jobs WHERE key = ?;
@@ -294,10 +367,15 @@ WHERE one.job = (SELECT key FROM jobs WHERE id = :id) AND one.sequence > :after
 ORDER BY one.sequence LIMIT :limit;
 
 -- name: job_counts
--- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows.
+-- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows. Those in the queue
+-- and those that are blocked stand in two indexes.
 SELECT status, count(*), min(since) FROM (
   SELECT status, queued_us AS since FROM (
-    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL LIMIT :limit)
+    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
+    UNION ALL
+    SELECT status, queued_us FROM jobs
+    WHERE limit_key IS NOT NULL AND status = 'QUEUED' AND owner IS NULL AND slot = 0
+    LIMIT :limit)
   UNION ALL
   SELECT status, NULL FROM (SELECT status, owner FROM jobs ORDER BY key DESC LIMIT :limit)
   WHERE status <> 'QUEUED' OR owner IS NOT NULL
@@ -324,3 +402,44 @@ UPDATE leaks SET error = ?, tries = tries + 1 WHERE key = ?;
 -- name: leak_drop
 -- A leak is gone.
 DELETE FROM leaks WHERE key = ?;
+
+-- name: slots_held
+-- How many jobs have a slot of a key.
+SELECT count(*) FROM jobs WHERE limit_key = ? AND slot = 1;
+
+-- name: slot_holders
+-- Which ones, the oldest first.
+SELECT id FROM jobs WHERE limit_key = ? AND slot = 1 ORDER BY key LIMIT ?;
+
+-- name: first_blocked
+-- The blocked job of a key that comes first in the queue.
+SELECT sort_at, key, limit_max FROM jobs WHERE limit_key = ? AND status = 'QUEUED' AND slot = 0
+ORDER BY sort_at, key LIMIT 1;
+
+-- name: last_unbegun
+-- The last in the queue of those that have a slot of a key and could wait as well.
+SELECT sort_at, key FROM jobs WHERE limit_key = ? AND status = 'QUEUED' AND slot = 1 AND owner IS NULL
+AND (started_us IS NULL OR limit_hold = 'running') AND limit_overflow <> 'reject'
+ORDER BY sort_at DESC, key DESC LIMIT 1;
+
+-- name: live_of_key
+-- The jobs of a key that have a slot or are blocked, and are not to make way already.
+SELECT key FROM (
+  SELECT key, cancel_requested FROM jobs WHERE limit_key = :limit AND slot = 1
+  UNION ALL
+  SELECT key, cancel_requested FROM jobs WHERE limit_key = :limit AND status = 'QUEUED' AND slot = 0
+) AS live
+WHERE cancel_requested = 0 AND NOT EXISTS (SELECT 1 FROM inbox WHERE job = live.key AND inbox.key = :request)
+ORDER BY key;
+
+-- name: slot_give
+-- A blocked job gets a slot.
+UPDATE jobs SET slot = 1 WHERE key = ? AND status = 'QUEUED' AND slot = 0;
+
+-- name: slot_take
+-- One that has a slot and was not begun is blocked.
+UPDATE jobs SET slot = 0 WHERE key = ? AND status = 'QUEUED' AND slot = 1 AND owner IS NULL;
+
+-- name: limit_of
+-- How a job stands with its limit.
+SELECT limit_key, limit_max, limit_hold, limit_overflow, slot FROM jobs WHERE id = ? AND limit_key IS NOT NULL;

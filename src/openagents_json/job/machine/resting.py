@@ -1,0 +1,58 @@
+"""Where a job stands when nothing more follows: the end of a turn. Pure, like all of the machine."""
+
+from __future__ import annotations
+
+from openagents_json.job.machine import family, ledger
+from openagents_json.job.machine.turn import Turn
+from openagents_json.job.model import JobStatus
+
+MAX_REQUIRED = 64  # components that a job in the queue names; a worker needs one of them
+
+
+def conclude(turn: Turn) -> None:
+    """Say truthfully where the job stands now that nothing more follows."""
+    state = turn.state
+    if state.is_final or state.live or state.releases:
+        return
+    if not turn.is_held:
+        _conclude_at_rest(turn)
+    elif state.cancel is not None and turn.releasing is not None:
+        turn.record("job.queued", {"reason": turn.releasing})
+    elif state.pause_requested:
+        family.pause_if_children_are(turn)
+    elif turn.releasing is not None:
+        turn.record("job.queued", {"reason": turn.releasing})
+    elif _can_go_on_elsewhere(turn):
+        turn.record("job.queued", {"reason": "elsewhere", "requires": sorted(turn.elsewhere)[:MAX_REQUIRED]})
+    elif not (state.startable or state.agenda or state.closing or ledger.is_pending(turn)):
+        due = state.next_due()
+        if due is None or due[0] - turn.now_us > turn.terms.linger_us:
+            turn.record("job.waiting", {"until_us": None if due is None else due[0]})
+
+
+def _can_go_on_elsewhere(turn: Turn) -> bool:
+    """Whether all that could start now needs components that this worker does not have."""
+    state = turn.state
+    if not turn.elsewhere or state.agenda or state.closing or ledger.is_pending(turn):
+        return False
+    return all(prepared and prepared[0]["component"] in turn.elsewhere for prepared in state.startable.values())
+
+
+def _conclude_at_rest(turn: Turn) -> None:
+    """Nobody runs the job: does it want a worker now?"""
+    state = turn.state
+    due = state.next_due()
+    has_work = (
+        bool(state.agenda or state.closing) or ledger.is_pending(turn) or (due is not None and due[0] <= turn.now_us)
+    )
+    if state.pause_requested:
+        family.pause_if_children_are(turn)
+    elif state.cancel is not None:
+        if state.status != JobStatus.QUEUED and (has_work or state.status != JobStatus.WAITING):
+            turn.record("job.queued", {"reason": "cancel"})
+    elif state.status == JobStatus.WAITING and has_work:
+        turn.record("job.queued", {"reason": "due" if due is not None and due[1] != "signal" else "woken"})
+    elif state.status == JobStatus.PAUSED:
+        family.pause_if_children_are(turn)
+    elif state.status == JobStatus.WAITING and state.wake_us != (due[0] if due is not None else None):
+        turn.record("job.waiting", {"until_us": None if due is None else due[0]})
