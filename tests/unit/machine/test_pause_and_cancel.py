@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openagents_json.job.machine import Requested, Tick
+from openagents_json.job.machine import Interrupted, Requested, Tick
 from openagents_json.job.model import JobStatus
 from tests.unit.machine.drive import Drive, call
 
@@ -116,6 +116,19 @@ def test_worker_that_dies_while_pausing_leaves_the_job_paused() -> None:
     drive.pause()
     drive.crash()
     assert drive.types[-4:] == ["attempt.lost", "attempt.lost", "job.worker_lost", "job.paused"]
+
+
+def test_resume_beside_the_pause_that_a_dead_worker_has_not_seen_is_heeded() -> None:
+    """Both stand in the inbox when the job is taken over: it is QUEUED in the middle of that turn."""
+    drive = Drive(WIDE)
+    pause, resume = Requested("pause", "ann", None), Requested("resume", "ann", None)
+    decision = drive.turn(Interrupted("worker-1"), pause, resume)
+    assert decision.refused == []
+    assert drive.types[-3:] == ["job.queued", "job.pause_requested", "job.pause_withdrawn"]
+    assert (drive.status, drive.state.pause_requested) == (JobStatus.QUEUED, False)
+    drive.claim("worker-2")
+    drive.finish()
+    assert str(drive.status) == "COMPLETED"
 
 
 def test_worker_that_stops_while_pausing_leaves_the_job_paused() -> None:

@@ -429,8 +429,10 @@ class Worker:
 
     async def _take(self, claim: Claim) -> None:
         try:
-            plan = await self._plans.get(claim.definition_hash)
+            plan = await self.patiently(lambda: self._plans.get(claim.definition_hash))
             state = self._fold(plan, claim)
+        except LeaseLost:
+            return  # the program stops while the store is away: the job is free when we have signed off
         except Exception:
             logger.exception("job %s cannot be read and stays in the queue", claim.job_id)
             self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
@@ -483,7 +485,8 @@ class Worker:
             runner.stop_attempts("lost_lease", 0.0)
             self.spawn(self._take_up_again(runner.claim), f"take up {runner.job_id}")
         finally:
-            self.runners.pop(runner.job_id, None)
+            if self.runners.get(runner.job_id) is runner:  # it may have let go long ago, and the job runs here again
+                del self.runners[runner.job_id]
             if not self.runners:
                 self._empty.set()
             self._queue.room_is_free()

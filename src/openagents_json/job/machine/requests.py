@@ -26,7 +26,8 @@ _ALLOWED: dict[JobStatus, tuple[str, ...]] = {
 
 def allowed_verbs(status: JobStatus, pause_requested: bool = False) -> tuple[str, ...]:
     """The verbs that work on a job of this status."""
-    if pause_requested and status in (JobStatus.RUNNING, JobStatus.WAITING):
+    # A QUEUED job with the mark is one in the middle of a turn: its worker died, or it was asked for both at once.
+    if pause_requested and status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.WAITING):
         return ("resume", "cancel", "set_priority", "signal", "resolve_step")
     return _ALLOWED[status]
 

@@ -30,6 +30,7 @@ from openagents_json.job.store.contract.limits import (
     finish,
     have_slots,
     limited,
+    skip_without_limits,
     take_all,
 )
 from openagents_json.job.store.limits import REPLACED, REPLACED_BY
@@ -43,9 +44,8 @@ class OverflowContract(WithClock):
     # ── reject ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @pytest.fixture(autouse=True)
-    def keeps_limits(self, store: JobStore) -> None:
-        if not store.keeps_limits:
-            pytest.skip("this store says that it accepts no job with a limit")
+    def keeps_limits(self, request: pytest.FixtureRequest, store: JobStore) -> None:
+        skip_without_limits(request, store)
 
     async def test_job_over_the_limit_is_refused(self, store: JobStore, clock: FakeClock) -> None:
         first = await accept_limited(store, clock, overflow="reject")
