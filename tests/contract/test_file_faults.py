@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from openagents_json.job.store.file_memory import JournaledMemory
 from openagents_json.job.store.query import build_query
 from openagents_json.testing import FakeClock
 from tests.contract.file_folder import copy, fill, journals, lines, opened, world, world_in
+from tests.contract.small_disk import small_disk
 
 
 @pytest.fixture
@@ -418,19 +417,6 @@ async def test_those_who_wait_while_it_is_mended_in_vain_share_one_attempt(
     results = await asyncio.gather(*(accept(store, clock) for _ in range(50)), return_exceptions=True)
     assert {type(result) for result in results} == {StoreUnavailable}
     assert len(bad_disk.failed) - before == 1
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 2 MiB on that folder; skips where mounting is not permitted."""
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.guarantee("G12")

@@ -29,6 +29,7 @@ from openagents_json.job.store.contract.jobs import (
 from openagents_json.job.store.query import build_query
 from openagents_json.job.store.sqlite import SqliteJobStore
 from openagents_json.testing import FakeClock
+from tests.contract.small_disk import small_disk
 
 
 @pytest.fixture
@@ -192,19 +193,6 @@ async def test_full_database_is_reported_and_work_goes_on_afterwards(store: Sqli
     ids = await check_full_disk(store, clock)
     await limit(100_000)
     await check_recovered(store, clock, ids)
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 2 MiB on that folder; skips where mounting is not permitted."""
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.guarantee("G12")

@@ -88,6 +88,24 @@ async def test_worker_that_was_taken_for_dead_is_told() -> None:
     heart.stop()
 
 
+async def test_worker_that_signs_off_during_a_heartbeat_is_not_taken_for_dead() -> None:
+    entered, may_answer = threading.Event(), threading.Event()
+
+    def gone() -> bool:
+        entered.set()
+        assert may_answer.wait(SAFETY_S)
+        return False
+
+    pulse, told = Pulse(gone), Told()
+    heart = begin(pulse, told)
+    assert await asyncio.to_thread(entered.wait, SAFETY_S)
+    heart.stop()
+    may_answer.set()
+    assert await asyncio.to_thread(pulse.is_closed.wait, SAFETY_S)  # the thread has ended
+    await asyncio.sleep(0)
+    assert not told.dead.is_set()
+
+
 @pytest.mark.guarantee("G5")
 async def test_worker_that_cannot_renew_is_told_before_its_lease_ends() -> None:
     began_s = time.monotonic()

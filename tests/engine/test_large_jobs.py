@@ -69,3 +69,5 @@ async def test_what_a_reader_knows_of_a_job_is_of_no_use_once_it_is_deleted(benc
     await jobs.delete_job(job_id)
     with pytest.raises(JobNotFound):
         await jobs.get_job_status(job_id)
+    with pytest.raises(JobNotFound):  # deleted between the two readings of a status
+        await jobs._reader.read(job_id)

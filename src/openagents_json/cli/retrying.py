@@ -51,14 +51,14 @@ async def _retry(text: str, options: RetryOptions, outputs: dict[str, Any], stor
             priority=options.priority,
             idempotency_key=options.idempotency_key,
         )
-        status = await jobs.get_job_status(job_id)
-    taken = [path for path, step in status["steps"].items() if "taken_over" in step]
+        job = await jobs.get_job(job_id)  # a status shows some of the steps only
+    taken = [path for path, step in job.steps.items() if "taken_over" in step]
     name, its = job_name(origin.workflow_id, job_id), job_name(origin.workflow_id, origin.id)
     if output.as_json:
-        document = {"id": job_id, "job": name, "status": status["status"], "origin": origin.id, "taken_over": taken}
+        document = {"id": job_id, "job": name, "status": str(job.status), "origin": origin.id, "taken_over": taken}
         output.document(document)
     else:
-        output.say(f"{name} is {status['status']}; it retries {its} and takes over {count(len(taken), 'step')}")
+        output.say(f"{name} is {job.status}; it retries {its} and takes over {count(len(taken), 'step')}")
         output.say(f"A worker, or `openagents run --resume`, runs it; its id is {job_id}")
     return Exit.DONE
 

@@ -237,13 +237,7 @@ class JobManager:
             if place % MADE_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others have their turn
         ids = await self.store.create_all([new for new, _ in made])
-        for job_id, (new, state) in zip(ids, made, strict=True):
-            if job_id == new.job_id:
-                self._bus.publish(state, new.events)
-        if start:
-            self._worker.queue_changed(len(ids))
-            if made and made[0][0].limit is not None:
-                self._worker.slots_changed(made[0][1])
+        self._set_going(ids, made)
         return ids
 
     async def retry_job(
@@ -290,13 +284,18 @@ class JobManager:
     async def _accept(self, new: NewJob, state: JobState) -> str:
         """Write a new job and set it going; its id, or that of the one that its idempotency key was used for."""
         job_id = await self.store.create(new)
-        if job_id == new.job_id:
-            self._bus.publish(state, new.events)
-        if state.status == JobStatus.QUEUED:
-            self._worker.queue_changed()
-            if new.limit is not None:
-                self._worker.slots_changed(state)
+        self._set_going([job_id], [(new, state)])
         return job_id
+
+    def _set_going(self, ids: Sequence[str], made: Sequence[tuple[NewJob, JobState]]) -> None:
+        """Jobs of one workflow were accepted under these ids: tell of those that are new, and see to the queue."""
+        for job_id, (new, state) in zip(ids, made, strict=True):
+            if job_id == new.job_id:
+                self._bus.publish(state, new.events)
+        if made and made[0][1].status == JobStatus.QUEUED:
+            self._worker.queue_changed(len(made))
+            if made[0][0].limit is not None:
+                self._worker.slots_changed(made[0][1])
 
     async def delete_job(self, job_id: str) -> None:
         """Delete a final or never started job and all that belongs to it. `InvalidTransition` for any other."""

@@ -79,7 +79,7 @@ class Heart:
         except Exception:
             logger.exception("a heartbeat failed")
             return min(self._lease_s / 10, 1.0)
-        if not is_alive:
+        if not is_alive and not self._stop.is_set():  # else it has signed off meanwhile
             self._tell(self._taken_for_dead)
         self._renewed_s, self._is_told = began_s, False
         return self._lease_s / 3

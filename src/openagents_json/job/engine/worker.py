@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import random
@@ -621,16 +620,22 @@ class Worker:
         for claim in await self.store.claim(self.id, 1, self._offers, suspects=True):
             self._suspect = claim
             try:
-                if await self._wait_empty(ALONE_WAIT_S):
-                    logger.warning("job %s runs alone: workers have died under it", claim.job_id)
-                    await self._take(claim)
-                    await self._empty.wait()
-                else:
-                    await self.patiently(functools.partial(self.store.release, claim))
+                has_run = await self._run_alone(claim)
             finally:
                 self._suspect = None
                 self._queue.lost_count()
-            await self.clock.sleep(0 if self._empty.is_set() else ALONE_AGAIN_S)
+            if not has_run:
+                await self.clock.sleep(ALONE_AGAIN_S)
+
+    async def _run_alone(self, claim: Claim) -> bool:
+        """Run a job when nothing else runs here; False if that takes too long, and then it is given back."""
+        if not await self._wait_empty(ALONE_WAIT_S):
+            await self.patiently(lambda: self.store.release(claim))
+            return False
+        logger.warning("job %s runs alone: workers have died under it", claim.job_id)
+        await self._take(claim)
+        await self._empty.wait()
+        return True
 
     async def _retain(self) -> None:
         if self.settings.job_retention_days is not None:

@@ -25,11 +25,11 @@ from openagents_json.errors import StoreError, StoreUnavailable
 from openagents_json.job.store import file_disk as disk
 from openagents_json.job.store.file_folder import Tail, begin_segment, journal_name, translate
 from openagents_json.job.store.file_lines import seal
+from openagents_json.job.store.waiters import ANSWERED_AT_ONCE
 
 MAX_GROUP_BYTES = 16 * 1024 * 1024  # written with one sync, about
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # appended and not durable; whoever comes then waits before it changes anything
 SEGMENT_BYTES = 64 * 1024 * 1024  # of a journal file; then the next one begins
-ANSWERED_AT_ONCE = 8  # waiters woken in one turn of the loop, so that a large group does not hold up everything else
 
 Lines = list[bytes]  # bodies of the lines of one verb
 

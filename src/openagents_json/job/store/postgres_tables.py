@@ -23,10 +23,10 @@ from openagents_json.job.store.postgres_creates import create_all
 from openagents_json.job.store.postgres_driver import Connection, Row
 from openagents_json.job.store.postgres_rows import SQL, claim_in
 from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
+from openagents_json.job.store.waiters import Outcome
 
 MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
-Outcome = tuple[Any, BaseException | None]  # result, error
 # Where a leased job stands among others that were leased with it.
 Order = Callable[[Row], Any]
 

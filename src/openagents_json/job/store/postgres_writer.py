@@ -27,12 +27,10 @@ from openagents_json.job.store.postgres_faults import (
 )
 from openagents_json.job.store.postgres_place import Place
 from openagents_json.job.store.postgres_session import begin_session
-from openagents_json.job.store.postgres_tables import Operation, Outcome, PostgresTables
+from openagents_json.job.store.postgres_tables import Operation, PostgresTables
 from openagents_json.job.store.records import Claim
+from openagents_json.job.store.waiters import MAX_GROUP, Outcome, Waiters
 
-MAX_GROUP = 1_000  # operations in one transaction
-MAX_WAITING = 20_000  # operations that may wait; `submit` then waits as well
-ANSWERED_AT_ONCE = 8  # waiters woken in one turn of the loop, so that a large group does not hold up everything else
 TRIES = 5  # of a transaction that a deadlock undid
 GIVE_BACK_S = 0.2  # between two tries to give them back, while nothing is written
 MAX_IN_DOUBT = 100_000  # leases that are remembered to be given back, while the server is away
@@ -48,11 +46,8 @@ class PostgresWriter:
         self._tables = tables
         self._connection: Connection | None = connection
         self._told = told  # called after each transaction
-        self._loop = asyncio.get_running_loop()
         self._waiting: list[Operation] = []  # submitted, and in no transaction yet
-        self._unanswered = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._waiters = Waiters()
         self._stirred = asyncio.Event()
         self._is_closed = False
         self._in_doubt: list[Claim] = []
@@ -62,14 +57,11 @@ class PostgresWriter:
 
     async def submit(self, kind: str, argument: Any, jobs: Sequence[str] = ()) -> Any:
         """Do an operation durably: returns after the COMMIT that holds it, or raises its error."""
-        while self._unanswered >= MAX_WAITING:
-            self._room.clear()
-            await self._room.wait()
+        await self._waiters.wait_room()
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        operation = Operation(kind, argument, self._loop.create_future(), jobs)
+        operation = Operation(kind, argument, self._waiters.new(), jobs)
         self._waiting.append(operation)
-        self._unanswered += 1
         self._stirred.set()
         return await operation.future
 
@@ -80,7 +72,7 @@ class PostgresWriter:
         await asyncio.wait([self._task], timeout=within_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._answer([(one, (None, self._gone())) for one in self._waiting])
+        self._waiters.answer([(one, (None, self._gone())) for one in self._waiting])
         self._waiting = []
 
     def _gone(self) -> StoreUnavailable:
@@ -103,9 +95,9 @@ class PostgresWriter:
                 try:
                     outcomes = await self._write(group)
                 except asyncio.CancelledError:  # by `stop`, which has waited long enough
-                    self._answer([(one, (None, self._gone())) for one in group])
+                    self._waiters.answer([(one, (None, self._gone())) for one in group])
                     raise
-                self._answer(list(zip(group, outcomes, strict=True)))
+                self._waiters.answer(list(zip(group, outcomes, strict=True)))
         finally:
             connection, self._connection = self._connection, None
             if connection is not None:
@@ -122,21 +114,6 @@ class PostgresWriter:
         except Exception as error:
             logger.info("leases of %s wait to be given back: %s", self._place.shown, self._unknown(error))
             await self._roll_back()
-
-    def _answer(self, answers: list[tuple[Operation, Outcome]], first: int = 0) -> None:
-        last = first + ANSWERED_AT_ONCE
-        if last < len(answers):
-            self._loop.call_soon(self._answer, answers, last)
-        else:
-            self._unanswered -= len(answers)
-            self._room.set()
-        for operation, (result, error) in answers[first:last]:
-            if operation.future.done():
-                continue  # its waiter was cancelled; what was committed stays committed
-            if error is None:
-                operation.future.set_result(result)
-            else:
-                operation.future.set_exception(error)
 
     async def _write(self, group: Sequence[Operation]) -> list[Outcome]:
         """The group as one transaction. One that is refused because of some operation is split until it is found."""

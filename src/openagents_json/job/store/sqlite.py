@@ -47,7 +47,8 @@ from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, lis
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_tables import SqliteTables
 from openagents_json.job.store.sqlite_workers import SqlitePulse, SqliteWorkers, thread_ended
-from openagents_json.job.store.sqlite_writer import Operation, Outcome, SqliteWriter
+from openagents_json.job.store.sqlite_writer import Operation, SqliteWriter
+from openagents_json.job.store.waiters import Outcome
 
 READERS = 2
 CHECKPOINT_PAGES = 1_000  # the WAL is copied into the file when it has grown to this many

@@ -20,7 +20,8 @@ from openagents_json.job.store.sqlite_leaks import add_leaks
 from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values
 from openagents_json.job.store.sqlite_rows import SQL, commit_values, events_after, history_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS
-from openagents_json.job.store.sqlite_writer import Operation, Outcome
+from openagents_json.job.store.sqlite_writer import Operation
+from openagents_json.job.store.waiters import Outcome
 from openagents_json.jsondata import encode
 
 MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at

@@ -22,12 +22,7 @@ from typing import Any
 
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.store.sqlite_files import FileLock
-
-MAX_GROUP = 1_000  # operations in one transaction
-MAX_WAITING = 20_000  # operations that may wait; `submit` then waits as well
-ANSWERED_AT_ONCE = 8  # waiters woken in one turn of the loop, so that a large group does not hold up everything else
-
-Outcome = tuple[Any, BaseException | None]  # result, error
+from openagents_json.job.store.waiters import MAX_GROUP, Outcome, Waiters
 
 
 @dataclass(eq=False, slots=True)
@@ -61,9 +56,7 @@ class SqliteWriter:
         self._loop = asyncio.get_running_loop()
         self._fresh: list[Operation] = []  # loop's thread only: submitted in this turn of the loop
         self._queue: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
-        self._waiting = 0  # loop's thread only: submitted and not answered
-        self._room = asyncio.Event()
-        self._room.set()
+        self._waiters = Waiters()  # loop's thread only
         self._closed = False
         self.commit_delay_s = 0.0  # a slow disk for tests and benchmarks: slept in each transaction before COMMIT
         self.transactions = 0  # written by the writer's thread, read anywhere
@@ -73,19 +66,16 @@ class SqliteWriter:
 
     async def submit(self, kind: str, argument: Any) -> Any:
         """Do an operation durably: returns after the COMMIT that holds it, or raises its error."""
-        while self._waiting >= MAX_WAITING:
-            self._room.clear()
-            await self._room.wait()
+        await self._waiters.wait_room()
         if self._closed:
             raise StoreUnavailable("The store is closed.")
         return await self._enlist(kind, argument)
 
     def _enlist(self, kind: str, argument: Any) -> asyncio.Future[Any]:
-        operation = Operation(kind, argument, self._loop.create_future())
+        operation = Operation(kind, argument, self._waiters.new())
         if not self._fresh:
             self._loop.call_soon(self._hand_over)
         self._fresh.append(operation)
-        self._waiting += 1
         return operation.future
 
     def look(self) -> None:
@@ -109,21 +99,6 @@ class SqliteWriter:
             self._queue.put(self._fresh)
             self._fresh = []
 
-    def _answer(self, answers: list[tuple[Operation, Outcome]], first: int = 0) -> None:
-        last = first + ANSWERED_AT_ONCE
-        if last < len(answers):
-            self._loop.call_soon(self._answer, answers, last)
-        else:
-            self._waiting -= len(answers)
-            self._room.set()
-        for operation, (result, error) in answers[first:last]:
-            if operation.future.done():
-                continue  # its waiter was cancelled; what was committed stays committed
-            if error is None:
-                operation.future.set_result(result)
-            else:
-                operation.future.set_exception(error)
-
     # ── the writer's thread ───────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
@@ -138,7 +113,7 @@ class SqliteWriter:
                     self._drop(connection)  # it could not even roll back: the next group gets a new one
                     connection = None
             with contextlib.suppress(RuntimeError):  # the loop was closed before the store: nobody waits any more
-                self._loop.call_soon_threadsafe(self._answer, list(zip(group, outcomes, strict=True)))
+                self._loop.call_soon_threadsafe(self._waiters.answer, list(zip(group, outcomes, strict=True)))
         if connection is not None:
             self._drop(connection)
 
