@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit bench docs lock clean
+.PHONY: help setup demo test test-faults check unit bench docs lock clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(READY)  ## make the virtual environment with the locked tools and this package
 
@@ -34,6 +34,9 @@ unit: $(READY)  ## the fast tests alone
 
 test: check  ## every check and every test, with coverage
 	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term -q --durations=8
+
+test-faults: $(READY)  ## the whole fault campaigns: real kills, power cuts, full disks, partitions, 1,000 seeds
+	FAULTS=whole $(BIN)/pytest tests/faults tests/simulation -n $(WORKERS) --dist worksteal -q --durations=12 --timeout 1500
 
 bench: $(READY)  ## the performance table, with the bare database's figures of the same run beside ours
 	$(BIN)/python -m benchmarks
