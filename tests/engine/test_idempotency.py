@@ -78,3 +78,16 @@ async def test_key_holds_across_restarts_and_between_two_managers(bench: Bench, 
 async def test_impossible_keys_are_refused(jobs: JobManager, flow: str, key: str) -> None:
     with pytest.raises(InvalidInputs, match="idempotency"):
         await jobs.create_job(flow, idempotency_key=key)
+
+
+@pytest.mark.guarantee("G7")
+async def test_job_that_would_begin_at_once_under_a_known_key_leaves_nothing_behind(
+    bench: Bench, jobs: JobManager, flow: str
+) -> None:
+    await final(jobs, await jobs.create_job(flow, start=True))
+    first = await jobs.create_job(flow, idempotency_key="k")
+    assert await jobs.create_job(flow, idempotency_key="k", start=True) == first
+    with pytest.raises(IdempotencyConflict):
+        await jobs.create_job(flow, {"n": 5}, idempotency_key="k", start=True)
+    assert len(await jobs.list_jobs()) == 2
+    assert (await jobs.health())["steps"] == 0, "the slot of the call that was not made is free"

@@ -16,9 +16,9 @@ from openagents_json.job.store import Commit, JobStore, Request
 from tests.engine.support import Bench, final, history, seen, types, written
 
 VERBS = [
-    "create", "read", "read_summary", "read_events", "list_jobs", "read_definition", "claim", "hold", "hold_due",
-    "hold_orphans", "commit", "release", "read_requests", "thread_ended", "next_due_us", "heartbeat", "delete",
-    "delete_final",
+    "create", "create_held", "read", "read_summary", "read_events", "list_jobs", "read_definition", "claim", "hold",
+    "hold_due", "hold_orphans", "commit", "release", "read_requests", "thread_ended", "next_due_us", "heartbeat",
+    "delete", "delete_final",
 ]  # fmt: skip
 
 
@@ -109,10 +109,14 @@ async def test_engine_goes_on_by_itself_when_a_verb_works_again(bench: Bench, ve
 @pytest.mark.guarantee("G12")
 async def test_create_that_fails_accepts_nothing_and_says_so(bench: Bench, jobs: JobManager) -> None:
     trouble = Trouble(jobs.store)
-    trouble.fail("create")
-    with pytest.raises(StoreUnavailable):
-        await jobs.create_job(bench.one("note"), start=True)
+    for start in (False, True):
+        trouble.fail("create")
+        trouble.fail("create_held")  # which it is to be begun with if there is known to be room
+        with pytest.raises(StoreUnavailable):
+            await jobs.create_job(bench.one("note"), start=start)
     assert len(await jobs.list_jobs()) == 0
+    health = await jobs.health()
+    assert (health["running_jobs"], health["steps"]) == (0, 0), "its slot is free again"
 
 
 @pytest.mark.guarantee("G12")

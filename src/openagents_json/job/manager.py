@@ -41,7 +41,17 @@ from openagents_json.job.arguments import (
     tags_of,
 )
 from openagents_json.job.bus import Bus, Listener, Subscription
-from openagents_json.job.engine import First, JobMaker, KnownStates, Plans, Settler, Worker, make_retry, release_leak
+from openagents_json.job.engine import (
+    First,
+    JobIsThere,
+    JobMaker,
+    KnownStates,
+    Plans,
+    Settler,
+    Worker,
+    make_retry,
+    release_leak,
+)
 from openagents_json.job.events import Event
 from openagents_json.job.health import health_of
 from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated
@@ -283,6 +293,15 @@ class JobManager:
 
     async def _accept(self, new: NewJob, state: JobState) -> str:
         """Write a new job and set it going; its id, or that of the one that its idempotency key was used for."""
+        if (first := self._worker.begin(new, state)) is not None:
+            try:
+                await first
+                return new.job_id
+            except JobIsThere:
+                state = self._plans.fold(state.plan, None, new.events)  # as it was before that turn
+            except LeaseLost:
+                away = "The manager was closed before the store answered. Perhaps the job was accepted."
+                raise StoreUnavailable(away) from None
         job_id = await self.store.create(new)
         self._set_going([job_id], [(new, state)])
         return job_id

@@ -4,9 +4,9 @@ from openagents_json.job.engine.calls import release_leak
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.retrying import make_retry
-from openagents_json.job.engine.runner import First
+from openagents_json.job.engine.runner import First, JobIsThere
 from openagents_json.job.engine.settle import Settler
 from openagents_json.job.engine.states import KnownStates
 from openagents_json.job.engine.worker import Worker
 
-__all__ = ["First", "JobMaker", "KnownStates", "Plans", "Settler", "Worker", "make_retry", "release_leak"]
+__all__ = ["First", "JobIsThere", "JobMaker", "KnownStates", "Plans", "Settler", "Worker", "make_retry", "release_leak"]

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from openagents_json.clock import SECOND_US
@@ -25,12 +26,11 @@ from openagents_json.errors import (
 )
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
+from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
 from openagents_json.job.engine.link import Track
 from openagents_json.job.machine import (
     Answer,
-    AttemptFailed,
-    AttemptStopped,
     Call,
     Child,
     ChildSpec,
@@ -38,7 +38,6 @@ from openagents_json.job.machine import (
     Happening,
     JobState,
     Released,
-    ReleaseEnded,
     Requested,
     Resource,
     ResourceTracked,
@@ -46,10 +45,9 @@ from openagents_json.job.machine import (
     Tick,
     decide,
     encode_snapshot,
-    error_info,
 )
 from openagents_json.job.model import FINAL, JobStatus
-from openagents_json.job.store.records import Claim, Commit, Request, row_of
+from openagents_json.job.store.records import Claim, NewJob, Request, row_of
 from openagents_json.workflow.plan import Node
 
 if TYPE_CHECKING:
@@ -63,19 +61,33 @@ SNAPSHOT_EVENTS = 1_000  # a running job gets a snapshot each time it has so man
 RELEASE_SNAPSHOT_EVENTS = 200  # and when its lease ends with so many: shorter histories fold as fast as they load
 
 
+class JobIsThere(Exception):
+    """A job was not created: its id or its idempotency key is in the store already."""
+
+
 class Runner:
     """Runs one job whose lease the worker has until that ends. `happenings` are what its first turn takes in, and
     `first` is told what became of that turn: when it is committed, or when the store is away (then what was asked is
-    durable, and the runner sees to it when the store is back). Whoever waits for `first` may go away."""
+    durable, and the runner sees to it when the store is back). Whoever waits for `first` may go away.
+
+    With `new` the job is not in the store yet: the first turn creates it. If that fails, `first` is told and nothing
+    is left."""
 
     def __init__(
-        self, worker: Worker, claim: Claim, state: JobState, happenings: Iterable[Happening], first: First | None = None
+        self,
+        worker: Worker,
+        claim: Claim,
+        state: JobState,
+        happenings: Iterable[Happening],
+        first: First | None = None,
+        new: NewJob | None = None,
     ) -> None:
         self.job_id = claim.job_id
         self.claim = claim
         self.state = state
         self._worker = worker
         self._first = first
+        self._new = new
         self._arrived: list[Happening] = list(happenings)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -99,7 +111,7 @@ class Runner:
     @property
     def has_let_go(self) -> bool:
         """Whether the lease of a job was given back that is not final."""
-        return self._status not in FINAL and self._status != JobStatus.RUNNING
+        return self._new is None and self._status not in FINAL and self._status != JobStatus.RUNNING
 
     @property
     def has_unread(self) -> bool:
@@ -152,7 +164,8 @@ class Runner:
             self._fail_first(lost)
         except Exception as error:
             self._fail_first(error)
-            raise
+            if self._new is None:  # else nobody was told of a job
+                raise
         finally:
             self._worker.slots.forget(self)
             self._worker.offer_slot()
@@ -233,29 +246,48 @@ class Runner:
             self._worker.free_slot(self._worker.isolation_of(resource.release, None))
 
     async def _commit(self, decision: Decision) -> None:
-        state, events = self.state, decision.events
+        began_s = self._worker.loop.time()
+        if self._new is None or not await self._create(self._new, decision):
+            await self._append(decision)
+        self._worker.meter.commits_s.append(self._worker.loop.time() - began_s)
+        self._committed, self._status = self.state.number, self.state.status
+        self._requests.clear()
+        self._worker.published(self.state, decision)
+        for event in decision.events:
+            if event.data.get("abandoned"):
+                self._count_abandoned((event.data["path"], event.data["attempt"]))
+
+    async def _create(self, new: NewJob, decision: Decision) -> bool:
+        """Write the job, and what its first turn decided as well if that is nothing but events; whether it was."""
+        row = row_of(self.state)
+        more = (decision.children, decision.posts, decision.leaks, row.error_type)
+        is_whole = row.status == JobStatus.RUNNING and not any(more)
+        whole = replace(new, row=row, events=[*new.events, *decision.events]) if is_whole else new
+        claim = await self._worker.store.create_held(whole)
+        if claim is None:
+            raise JobIsThere
+        self._new, self.claim = None, claim
+        self._worker.bus.publish(self.state, new.events)
+        if not is_whole:
+            self._note_first(decision)  # it is accepted; what follows is nobody's to wait for
+        return is_whole
+
+    async def _append(self, decision: Decision) -> None:
+        state = self.state
         limit = SNAPSHOT_EVENTS if state.status == JobStatus.RUNNING else RELEASE_SNAPSHOT_EVENTS
         snapshot = None
         if state.number - self._snapshot_at >= limit and not state.is_final:
             snapshot = encode_snapshot(state)
         now_us = self._worker.clock.now_us()
         commit = commit_of(self.claim, self._committed, self._status, state, decision, self._requests, now_us, snapshot)
-        began_s = self._worker.loop.time()
         try:
             await self._worker.store.commit(commit)
         except StoreUnavailable as error:
             self._worker.note_store_error(error)
             self._note_first(decision)
             await self._patiently(lambda: self._worker.store.commit(commit))
-        self._worker.meter.commits_s.append(self._worker.loop.time() - began_s)
-        self._committed, self._status = state.number, state.status
-        self._requests.clear()
         if snapshot is not None:
             self._snapshot_at = state.number
-        self._worker.published(state, decision)
-        for event in events:
-            if event.data.get("abandoned"):
-                self._count_abandoned((event.data["path"], event.data["attempt"]))
 
     async def _reload(self) -> list[Happening]:
         """Forget the turn that was refused: fold what the store has. Nothing of that turn was carried out."""
@@ -393,57 +425,5 @@ class Runner:
                 self.look_again()
 
 
-def commit_of(
-    claim: Claim,
-    expected: int,
-    previous: JobStatus,
-    state: JobState,
-    decision: Decision,
-    drained: Iterable[int],
-    now_us: int,
-    snapshot: bytes | None = None,
-) -> Commit:
-    """What a turn decided, as the store takes it: all that has to be written together."""
-    return Commit(
-        claim=claim,
-        expected=expected,
-        events=decision.events,
-        row=row_of(state),
-        previous_status=previous,
-        drained=list(drained),
-        snapshot=snapshot,
-        abandoned=sum(1 for event in decision.events if event.data.get("abandoned")),
-        children=[child.job[0] for child in decision.children],
-        posts=[
-            (post.job_id, Request(post.key, post.verb, post.by, post.reason, now_us, post.arguments))
-            for post in decision.posts
-        ],
-        leaks=decision.leaks,
-    )
-
-
-def release_ended(resource_id: str, token: int, outcome: Happening) -> ReleaseEnded:
-    """What became of the attempt of a release, as what became of the release."""
-    match outcome:
-        case AttemptFailed():
-            return ReleaseEnded(resource_id, token, outcome.error, outcome.stop)
-        case AttemptStopped():
-            error = error_info("release.stopped", f"The release was stopped ({outcome.reason}).")
-            return ReleaseEnded(resource_id, token, error, outcome.stop, was_told=True)
-    return ReleaseEnded(resource_id, token)
-
-
 def _not_tracked(why: str) -> StepFailure:
     return StepFailure("resource.not_tracked", why)
-
-
-def as_requested(request: Request) -> Requested:
-    """An inbox entry as a happening."""
-    return Requested(
-        request.kind,  # type: ignore[arg-type]
-        request.by,
-        request.reason,
-        request.payload,
-        request.sequence,
-        request.key,
-    )

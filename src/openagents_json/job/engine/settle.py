@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from openagents_json.clock import Clock
 from openagents_json.errors import JobError, LimitReached, RequestsPending, StoreError
+from openagents_json.job.engine.exchange import as_requested, commit_of
 from openagents_json.job.engine.plans import Plans
-from openagents_json.job.engine.runner import First, Runner, as_requested, commit_of
+from openagents_json.job.engine.runner import First, Runner
 from openagents_json.job.machine import Decision, Happening, JobState, Requested, decide, no_slots
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore

@@ -58,7 +58,7 @@ from openagents_json.job.machine import (
 )
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore
-from openagents_json.job.store.records import Claim, WorkerInfo
+from openagents_json.job.store.records import FIRST_EPOCH, Claim, NewJob, WorkerInfo, first_claim
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
 from openagents_json.settings import Settings
 from openagents_json.version import VERSION
@@ -439,18 +439,34 @@ class Worker:
         self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch)]))
 
     def _take_over(self, plan: Plan, claim: Claim, happenings: tuple[Happening, ...], first: First) -> Runner | None:
-        """A runner for a job that is held for one commit, without its way through the queue: if there is room for it
-        and for all that it would overtake there. It counts as running from now on."""
-        if not self._claims or self._stopping or claim.job_id in self.runners or self._queue.length is None:
-            return None
-        if self._suspect is not None or claim.needs_queue:
-            return None
-        if len(self.runners) + self._queue.length >= self.settings.max_jobs:
+        """A runner for a job that is held for one commit, if it may be run. It counts as running from now on."""
+        if not self._has_room or claim.job_id in self.runners or claim.needs_queue:
             return None
         state = self._fold(plan, claim)
         if state.deaths >= SUSPECT_DEATHS or not serves(self._offers, state.required):
             return None
         return self._make_runner(claim, state, [Offered(claim.owner, claim.epoch), *happenings], first)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether a job may be run without its way through the queue: there is room for it and for all that it would
+        overtake there."""
+        if not self._claims or self._stopping or self._suspect is not None or self._queue.length is None:
+            return False
+        return len(self.runners) + self._queue.length < self.settings.max_jobs
+
+    def begin(self, new: NewJob, state: JobState) -> First | None:
+        """Run a new job at once if there is room: the outcome of its first turn, which writes it. `JobIsThere` in it
+        when it need not be written, `StoreUnavailable` when it perhaps was not. None: it has to be created and queued
+        in the ordinary way."""
+        if state.status != JobStatus.QUEUED or new.limit is not None or not self._has_room:
+            return None
+        if not self._loops or not serves(self._offers, state.required):
+            return None
+        first: First = self.loop.create_future()
+        new = replace(new, owner=self.id)
+        self._start(self._make_runner(first_claim(new, 0), state, [Claimed(self.id, FIRST_EPOCH)], first, new))
+        return first
 
     def _fold(self, plan: Plan, claim: Claim) -> JobState:
         """The state of a job that we hold: the one that we know, if nothing has happened since."""
@@ -461,9 +477,14 @@ class Worker:
         return known
 
     def _make_runner(
-        self, claim: Claim, state: JobState, happenings: list[Happening], first: First | None = None
+        self,
+        claim: Claim,
+        state: JobState,
+        happenings: list[Happening],
+        first: First | None = None,
+        new: NewJob | None = None,
     ) -> Runner:
-        runner = self.runners[claim.job_id] = Runner(self, claim, state, happenings, first)
+        runner = self.runners[claim.job_id] = Runner(self, claim, state, happenings, first, new)
         self._empty.clear()
         return runner
 

@@ -73,6 +73,11 @@ class JobStore(ABC):
         same, else `IdempotencyConflict`. `LimitReached` for one that is QUEUED at once and may not be."""
 
     @abstractmethod
+    async def create_held(self, job: NewJob) -> Claim | None:
+        """Accept a job without a limit, QUEUED or RUNNING, on which its `owner` has the first lease. None when its id
+        or its idempotency key is there already: nothing is written, and `create` has the answer."""
+
+    @abstractmethod
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
         """Accept many jobs in one transaction, as `create` does each of them; their ids. If one is refused
         (`IdempotencyConflict`, `LimitReached`), none is accepted."""

@@ -93,6 +93,9 @@ class FileJobStore(FileKeeper):
     async def create(self, job: NewJob) -> str:
         return await self._write(lambda memory: memory.create(job))
 
+    async def create_held(self, job: NewJob) -> Claim | None:
+        return await self._write(lambda memory: memory.create_held(job))
+
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
         return await self._write(lambda memory: memory.create_all(jobs))
 

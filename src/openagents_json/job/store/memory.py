@@ -36,6 +36,7 @@ from openagents_json.job.store.memory_workers import MemoryWorkers
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
+    FIRST_EPOCH,
     NOBODY,
     Claim,
     Commit,
@@ -49,6 +50,7 @@ from openagents_json.job.store.records import (
     StoredLeak,
     StoredWorker,
     WorkerInfo,
+    first_claim,
     summary_of,
 )
 from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves, virtual_arrival_us
@@ -170,6 +172,13 @@ class MemoryJobStore(JobStore):
         self._accept_all([job])
         self._count(3)
         return job.job_id
+
+    async def create_held(self, job: NewJob) -> Claim | None:
+        if job.job_id in self._jobs or (job.definition.workflow_id, job.idempotency_key) in self._keys:
+            return None
+        self._accept_all([job])
+        self._count(3)
+        return first_claim(job, self._handle)
 
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
         known = {(job.definition.workflow_id, job.idempotency_key): job for job in reversed(jobs)}
@@ -535,8 +544,9 @@ class MemoryJobStore(JobStore):
         """A job that is not there yet."""
         self._definitions.setdefault(job.definition.hash, job.definition.document)
         self._handle = handle
-        self._add(MemoryJob(job, handle, job.row, events=list(job.events)))
-        stored = self._jobs[job.job_id]
+        epoch = 0 if job.owner is None else FIRST_EPOCH
+        stored = MemoryJob(job, handle, job.row, owner=job.owner, epoch=epoch, events=list(job.events))
+        self._add(stored)
         if job.parent_id is not None and (parent := self._jobs.get(job.parent_id)) is not None:
             stored.queued_total_us = parent.queued_total_us
         self._place(stored, JobStatus.CREATED, now)
@@ -635,7 +645,7 @@ class MemoryJobStore(JobStore):
                 job.queued_us = now
             arrived = job.queued_us if job.queued_us is not None else now
             job.sort_at = virtual_arrival_us(arrived, job.queued_total_us, row.rank, self.aging_s)
-            if not job.is_blocked:
+            if not job.is_blocked and job.owner is None:
                 self._enqueue(job)
         elif before == JobStatus.QUEUED and job.queued_us is not None:
             job.queued_total_us += now - job.queued_us

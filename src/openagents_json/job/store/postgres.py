@@ -229,6 +229,9 @@ class PostgresJobStore(JobStore):
     async def create(self, job: NewJob) -> str:
         return str(await self._write("create", job))
 
+    async def create_held(self, job: NewJob) -> Claim | None:
+        return await self._write("create", job)  # type: ignore[no-any-return]
+
     async def commit(self, commit: Commit) -> None:
         await self._write("commit", commit)
 

@@ -8,12 +8,13 @@ from openagents_json.clock import SECOND_US
 from openagents_json.errors import IdempotencyConflict, StoreUnavailable
 from openagents_json.job.store.postgres_driver import Connection, readable, sendable
 from openagents_json.job.store.postgres_rows import SQL
-from openagents_json.job.store.records import NewJob
+from openagents_json.job.store.records import Claim, NewJob, first_claim
 from openagents_json.job.store.rows import history_rows, requirement
 from openagents_json.job.store.rules import same_body
 from openagents_json.jsondata import encode
 
-Answer = tuple[str | None, IdempotencyConflict | StoreUnavailable | None]  # the job's id, or why there is none
+# The job's id, or the lease of one that is created with its lease; or why there is none.
+Answer = tuple[str | Claim | None, IdempotencyConflict | StoreUnavailable | None]
 
 
 async def create_all(
@@ -21,13 +22,35 @@ async def create_all(
 ) -> tuple[list[Answer], int]:
     """Accept these jobs, those of them that are not there yet: an answer for each, and how many rows were written.
 
-    An id that is known, or an idempotency key, is answered as `JobStore.create` says.
+    An id that is known, or an idempotency key, is answered as `JobStore.create` says; for a job with an owner, as
+    `JobStore.create_held` does.
     """
     unique = {job.job_id: job for job in reversed(jobs)}  # the first of each id
     new = [unique[job_id] for job_id in dict.fromkeys(job.job_id for job in jobs)]
+    histories = {job.job_id: history_rows(job.events) for job in new}
+    keys = await _put(connection, new, histories, now_us, aging_s)
+    written = len(keys) + sum(len(histories[job_id]) for job_id in keys)
+    others = [job for job in new if job.job_id not in keys and job.owner is None]
+    known = await _known(connection, others) if others else {}
+    return [_answer(job, unique[job.job_id] is job, keys, known) for job in jobs], written
+
+
+def _answer(job: NewJob, is_first: bool, keys: dict[str, int], known: dict[str, Answer]) -> Answer:
+    if job.owner is None:
+        return known.get(job.job_id, (job.job_id, None))
+    return (first_claim(job, keys[job.job_id]) if is_first and job.job_id in keys else None), None
+
+
+async def _put(
+    connection: Connection,
+    new: Sequence[NewJob],
+    histories: dict[str, list[tuple[int, int, bytes]]],
+    now_us: int | None,
+    aging_s: float,
+) -> dict[str, int]:
+    """Write those that are not there yet: their keys by id."""
     documents = {job.definition.hash: job.definition for job in new}
     definitions = [documents[content_hash] for content_hash in sorted(documents)]  # one order, for the sake of locks
-    histories = {job.job_id: history_rows(job.events) for job in new}
     begun = [histories[job.job_id][0] for job in new]
     continued = [(job_id, *part) for job_id, parts in histories.items() for part in parts[1:]]
     rows = await connection.rows(
@@ -58,20 +81,15 @@ async def create_all(
         [events for *_, events in begun],
         *(map(list, zip(*continued, strict=True)) if continued else ([], [], [], [])),
         [requirement(job.row.requires) for job in new],
+        [job.owner for job in new],
+        [job.row.started_us for job in new],
+        [job.row.current_step for job in new],
     )
-    added = {row[0] for row in rows}
-    written = len(added) + sum(len(histories[job_id]) for job_id in added)
-    if len(added) == len(jobs):
-        return [(job.job_id, None) for job in jobs], written
-    known = await _known(connection, [job for job in new if job.job_id not in added])
-    answers: dict[str, Answer] = {job.job_id: known.get(job.job_id, (job.job_id, None)) for job in new}
-    return [answers[job.job_id] for job in jobs], written
+    return {row[0]: row[1] for row in rows}
 
 
 async def _known(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Answer]:
     """What to answer for jobs that were not added, by the ids that they were given with."""
-    if not jobs:
-        return {}
     keyed = [job for job in jobs if job.idempotency_key is not None]
     rows = await connection.rows(
         SQL["jobs_known"],

@@ -91,6 +91,7 @@ class PostgresTables:
             jobs = [one.argument for one in creates]
             answers, written = await create_all(connection, jobs, self.now_us, self.aging_s)
             outcomes.update(zip(creates, answers, strict=True))
+            self.taken += [answer for answer, _ in answers if isinstance(answer, Claim)]
             self.rows += written
         for each in _once_per_job(commits):
             refused = await self._commit(connection, [one.argument for one in each])
@@ -108,7 +109,7 @@ class PostgresTables:
         for job_id, error in answers:
             if error is not None:
                 raise error
-            assert job_id is not None, "who is not refused has an id"
+            assert isinstance(job_id, str), "who is not refused has an id"
             ids.append(job_id)
         return ids
 

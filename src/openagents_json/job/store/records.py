@@ -12,6 +12,7 @@ from openagents_json.job.machine import JobState, Leak
 from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary
 from openagents_json.job.store.limits import Limit
 
+FIRST_EPOCH = 1  # of the first lease on a job
 HISTORY_ROW_EVENTS = 256  # events of one commit are stored in rows of at most this many
 
 
@@ -60,6 +61,7 @@ class NewJob:
     parent_id: str | None = None  # of an attached child: kept and deleted with that job, and inherits its queue time
     origin_id: str | None = None  # the job that it retries; that one may be deleted before it
     limit: Limit | None = None  # how many like it are on at a time; an attached child is on in its parent's slot
+    owner: str | None = None  # the worker that has its lease from the first event on, in epoch 1 (`create_held`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,15 @@ class JobCounts:
 
     by_status: dict[JobStatus, int]
     oldest_queued_us: int | None
+
+
+def first_claim(job: NewJob, handle: int) -> Claim:
+    """The lease with which a job was created."""
+    assert job.owner is not None, "nobody else has a lease on a new job"
+    return Claim(
+        job.job_id, handle, job.owner, FIRST_EPOCH, job.definition.hash, job.row.last_event, None, None,
+        list(job.events), [],
+    )  # fmt: skip
 
 
 def row_of(state: JobState) -> JobRow:

@@ -37,6 +37,7 @@ from openagents_json.job.store.records import (
     StoredLeak,
     StoredWorker,
     WorkerInfo,
+    first_claim,
 )
 from openagents_json.job.store.rows import history_rows, request_of, summary_in
 from openagents_json.job.store.sqlite_files import FileLock
@@ -334,6 +335,10 @@ class SqliteJobStore(JobStore):
         if job.idempotency_key is None:
             return str(await self._write("create", (job, data)))
         return str(await self._write("call", lambda connection: self._tables.create_once(connection, job, data)))
+
+    async def create_held(self, job: NewJob) -> Claim | None:
+        handle = await self._write("create_held", (job, history_rows(job.events)))
+        return None if handle is None else first_claim(job, handle)
 
     async def commit(self, commit: Commit) -> None:
         await self._write("commit", (commit, history_rows(commit.events)))

@@ -12,7 +12,7 @@ from openagents_json.errors import LeaseLost, LimitReached, RequestsPending, Sto
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.limits import Entry, Limit
-from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
+from openagents_json.job.store.records import FIRST_EPOCH, Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.rows import history_rows, required_by, requirement
 from openagents_json.job.store.rules import is_written, same_body, serves, virtual_arrival_us
 from openagents_json.job.store.sqlite_batches import jobs_to_hold, leased_jobs, write_rows
@@ -41,10 +41,14 @@ class SqliteTables:
         whoever needs one before the other waits for the first one's answer."""
         outcomes: dict[Operation, Outcome] = {}
         creates = [operation for operation in group if operation.kind == "create"]
+        held = [operation for operation in group if operation.kind == "create_held"]
         commits = [operation for operation in group if operation.kind == "commit"]
         if creates:
             answers = self._create_all(connection, [operation.argument for operation in creates])
             outcomes.update(zip(creates, answers, strict=True))
+        if held:
+            answers = self._create_held_all(connection, [operation.argument for operation in held])
+            outcomes.update(zip(held, answers, strict=True))
         if commits:
             answers = self._commit_all(connection, [operation.argument for operation in commits])
             outcomes.update(zip(commits, answers, strict=True))
@@ -87,14 +91,37 @@ class SqliteTables:
             return [outcome for one in jobs for outcome in self._create_all(connection, [one])]
         return [(job.job_id, None) for job, _ in jobs]
 
+    def _create_held_all(
+        self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]
+    ) -> list[Outcome]:
+        """The keys of the new jobs of the group, None for one that is there already; as `_create_all`."""
+        if len(jobs) == 1:
+            return [self._call(connection, lambda connection: self._create_held(connection, *jobs[0]))]
+        try:
+            with _undone_on_error(connection):
+                return [(key, None) for key in self._write_jobs(connection, jobs)]
+        except OWN_FAULTS:
+            return [outcome for one in jobs for outcome in self._create_held_all(connection, [one])]
+
+    def _create_held(
+        self, connection: sqlite3.Connection, job: NewJob, data: list[tuple[int, int, bytes]]
+    ) -> int | None:
+        if job.idempotency_key is not None:
+            key = (job.definition.workflow_id, job.idempotency_key)
+            if connection.execute(SQL["job_with_idempotency_key"], key).fetchone() is not None:
+                return None
+        return self._write_jobs(connection, [(job, data)])[0]
+
     def _write_jobs(
         self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]
-    ) -> None:
+    ) -> list[int | None]:
+        """Their keys, None for one whose id is there already."""
         now = self._clock.now_us()
         (first_key,) = connection.execute(SQL["next_key"]).fetchone()
         rows, history = [], []
         for key, (job, data) in enumerate(jobs, first_key):
             row, is_queued = job.row, job.row.status == JobStatus.QUEUED
+            is_on_its_way = is_queued or row.status == JobStatus.RUNNING
             queue_time_us = self._queue_time(connection, job.parent_id)
             rows.append(
                 (
@@ -108,7 +135,7 @@ class SqliteTables:
                     virtual_arrival_us(now, queue_time_us, row.rank, self.aging_s) if is_queued else 0,
                     row.last_event,
                     job.created_us,
-                    now if is_queued else None,
+                    now if is_on_its_way else None,
                     row.due_us,
                     row.progress,
                     job.idempotency_key,
@@ -118,6 +145,10 @@ class SqliteTables:
                     job.origin_id,
                     queue_time_us,
                     requirement(row.requires),
+                    job.owner,
+                    0 if job.owner is None else FIRST_EPOCH,
+                    row.started_us,
+                    row.current_step,
                     *limit_values(job.limit),
                 )
             )
@@ -144,6 +175,7 @@ class SqliteTables:
             if job.limit is not None and job.row.status == JobStatus.QUEUED and key in written
         ]
         self._queue_limited(connection, entries, {entry.limit.key for entry in entries})
+        return [key if key in written else None for key in range(first_key, first_key + len(jobs))]
 
     def _queue_limited(self, connection: sqlite3.Connection, entries: list[Entry], keys: Collection[str]) -> None:
         """Let jobs with a limit into the queue, and give the slots of these keys to those that come first."""

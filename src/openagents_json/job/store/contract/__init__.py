@@ -19,6 +19,7 @@ jobs in it are made by the machine, so histories and rows fit together; `jobs` h
 from openagents_json.job.store.contract.accepting import AcceptingContract
 from openagents_json.job.store.contract.commits import CommitContract
 from openagents_json.job.store.contract.family import FamilyContract
+from openagents_json.job.store.contract.held import HeldContract
 from openagents_json.job.store.contract.leaks import LeaksContract
 from openagents_json.job.store.contract.leases import LeaseContract
 from openagents_json.job.store.contract.limits import LimitContract
@@ -32,6 +33,7 @@ __all__ = [
     "AcceptingContract",
     "CommitContract",
     "FamilyContract",
+    "HeldContract",
     "LeaksContract",
     "LeaseContract",
     "LimitContract",
@@ -46,6 +48,7 @@ __all__ = [
 
 class StoreContract(
     AcceptingContract,
+    HeldContract,
     LeaseContract,
     WorkerContract,
     CommitContract,

@@ -27,21 +27,24 @@ new AS MATERIALIZED (
   SELECT nextval('jobs_key_seq') AS key, given.*
   FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::bigint[],
               $14::bigint[], $15::bigint[], $16::float8[], $17::text[], $18::text[], $19::text[], $20::text[],
-              $21::text[], $22::bigint[], $23::bigint[], $24::bytea[], $29::text[])
+              $21::text[], $22::bigint[], $23::bigint[], $24::bytea[], $29::text[], $30::text[], $31::bigint[],
+              $32::text[])
     AS given (id, workflow_id, version, definition, status, rank, last_event, created_us, due_us, progress,
-              idempotency_key, body_hash, tags, parent_id, origin_id, first, last, events, requires)
+              idempotency_key, body_hash, tags, parent_id, origin_id, first, last, events, requires, owner, started_us,
+              current_step)
 ),
 added AS (
   INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us,
                     queued_us, due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id,
-                    queued_total_us, requires)
+                    queued_total_us, requires, owner, epoch, started_us, current_step)
   OVERRIDING SYSTEM VALUE
   SELECT new.key, new.id, new.workflow_id, new.version, new.definition, new.status, new.rank,
          CASE WHEN new.status = 'QUEUED'
            THEN (SELECT now FROM moment) - coalesce(parent.queued_total_us, 0) - new.rank * $2::bigint ELSE 0 END,
-         new.last_event, new.created_us, CASE WHEN new.status = 'QUEUED' THEN (SELECT now FROM moment) END,
+         new.last_event, new.created_us, CASE WHEN new.status IN ('QUEUED', 'RUNNING') THEN (SELECT now FROM moment) END,
          new.due_us, new.progress, new.idempotency_key, new.body_hash, new.tags::jsonb, new.parent_id, new.origin_id,
-         coalesce(parent.queued_total_us, 0), new.requires
+         coalesce(parent.queued_total_us, 0), new.requires, new.owner, CASE WHEN new.owner IS NULL THEN 0 ELSE 1 END,
+         new.started_us, new.current_step
   FROM new LEFT JOIN jobs AS parent ON parent.id = new.parent_id
   ON CONFLICT DO NOTHING
   RETURNING key, id
@@ -56,7 +59,7 @@ continued AS (
   FROM unnest($25::text[], $26::bigint[], $27::bigint[], $28::bytea[]) AS part (id, first, last, events)
   JOIN added ON added.id = part.id
 )
-SELECT id FROM added;
+SELECT id, key FROM added;
 
 -- name: jobs_known
 -- The jobs that stood in the way of others: by id, or by workflow and idempotency key.

@@ -31,8 +31,8 @@ ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
 -- Accept a job; a repeated create with the same id changes nothing.
 INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us, queued_us,
                   due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id, queued_total_us, requires,
-                  limit_key, limit_max, limit_hold, limit_overflow, slot)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+                  owner, epoch, started_us, current_step, limit_key, limit_max, limit_hold, limit_overflow, slot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
 
 -- name: job_with_idempotency_key
 -- The job that used this key before.
