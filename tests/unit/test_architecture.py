@@ -77,6 +77,24 @@ def test_news_that_no_history_holds_are_made_in_events_only() -> None:
     assert made == ["unrecorded"]
 
 
+LEASE_VERBS = {
+    "claim", "hold", "hold_due", "hold_orphans", "hold_requested", "hold_again", "read_leases", "commit", "release",
+    "create_held",
+}  # fmt: skip
+
+
+def test_leases_begin_and_end_in_one_place() -> None:
+    """Who asks the store for one elsewhere has a lease that the worker takes for lost."""
+    callers = {
+        name
+        for name, tree in TREES.items()
+        if name.startswith("job/engine/") or name == "job/manager.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in LEASE_VERBS and ast.unparse(node.value).endswith("store")
+    }
+    assert callers == {"job/engine/leases.py"}
+
+
 def status_writers(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Functions that assign an attribute called `status` of something other than `self`, or do it by setattr."""
     for node, function in inside(tree):

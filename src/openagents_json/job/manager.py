@@ -46,6 +46,7 @@ from openagents_json.job.engine import (
     JobIsThere,
     JobMaker,
     KnownStates,
+    Leases,
     Plans,
     Settler,
     Worker,
@@ -113,7 +114,7 @@ class JobManager:
         self._plans = Plans(self.store)
         self._states = KnownStates()
         self._reader = JobReader(self.store, self._plans, self._states)
-        self._settler = Settler(self.store, self._plans, self.clock)
+        self._settler = Settler(self.store, Leases(self.store, self.worker_id), self._plans, self.clock)
         self._maker = JobMaker(self.workflows, self._plans, self.clock, keeps_limits=self.store.keeps_limits)
         self._worker = Worker(
             self.worker_id,
@@ -435,7 +436,7 @@ class JobManager:
         """Runs in a task of its own, since a lease taken on the way has to be given back whatever becomes of the asker.
         If the worker takes the job over, this task goes on and runs it; the asker has its answer before."""
         try:
-            held = await self.store.hold(job_id, self.worker_id, request)
+            held = await self._worker.leases.hold(job_id, request)
             if held is None:
                 raise JobNotFound(job_id)
             decision = Decision()

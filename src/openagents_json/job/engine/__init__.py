@@ -1,6 +1,7 @@
 """The engine: carries out what the machine decides. `Worker` runs many jobs, `Runner` one job, `Attempt` one call."""
 
 from openagents_json.job.engine.calls import release_leak
+from openagents_json.job.engine.leases import Leases
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.retrying import make_retry
@@ -9,4 +10,15 @@ from openagents_json.job.engine.settle import Settler
 from openagents_json.job.engine.states import KnownStates
 from openagents_json.job.engine.worker import Worker
 
-__all__ = ["First", "JobIsThere", "JobMaker", "KnownStates", "Plans", "Settler", "Worker", "make_retry", "release_leak"]
+__all__ = [
+    "First",
+    "JobIsThere",
+    "JobMaker",
+    "KnownStates",
+    "Leases",
+    "Plans",
+    "Settler",
+    "Worker",
+    "make_retry",
+    "release_leak",
+]

@@ -222,7 +222,7 @@ class Runner:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
             if not decision.events and not self._requests:
                 if self.state.status != JobStatus.RUNNING:  # it was held for one commit and needs none
-                    await self._patiently(lambda: self._worker.store.release(self.claim))
+                    await self._patiently(lambda: self._worker.leases.release(self.claim))
                 return decision
             try:
                 await self._commit(decision)
@@ -263,7 +263,7 @@ class Runner:
         more = (decision.children, decision.posts, decision.leaks, row.error_type)
         is_whole = row.status == JobStatus.RUNNING and not any(more)
         whole = replace(new, row=row, events=[*new.events, *decision.events]) if is_whole else new
-        claim = await self._worker.store.create_held(whole)
+        claim = await self._worker.leases.create_held(whole)
         if claim is None:
             raise JobIsThere
         self._new, self.claim = None, claim
@@ -281,11 +281,11 @@ class Runner:
         now_us = self._worker.clock.now_us()
         commit = commit_of(self.claim, self._committed, self._status, state, decision, self._requests, now_us, snapshot)
         try:
-            await self._worker.store.commit(commit)
+            await self._worker.leases.commit(commit)
         except StoreUnavailable as error:
             self._worker.note_store_error(error)
             self._note_first(decision)
-            await self._patiently(lambda: self._worker.store.commit(commit))
+            await self._patiently(lambda: self._worker.leases.commit(commit))
         if snapshot is not None:
             self._snapshot_at = state.number
 
@@ -293,6 +293,7 @@ class Runner:
         """Forget the turn that was refused: fold what the store has. Nothing of that turn was carried out."""
         stored = await self._patiently(lambda: self._worker.store.read(self.job_id))
         if stored is None or stored.owner != self.claim.owner:
+            self._worker.leases.ended(self.claim)
             raise LeaseLost(f"Job {self.job_id} is gone or held by another worker.")
         plan = self.state.plan
         self.state = self._worker.fold(plan, stored.snapshot, stored.events)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from openagents_json.clock import Clock
-from openagents_json.errors import JobError, LimitReached, RequestsPending, StoreError
+from openagents_json.errors import JobError, LimitReached, RequestsPending, StoreError, StoreUnavailable
 from openagents_json.job.engine.exchange import as_requested, commit_of
+from openagents_json.job.engine.leases import Leases
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.runner import First, Runner
 from openagents_json.job.machine import Decision, Happening, JobState, Requested, decide, no_slots
@@ -32,8 +33,9 @@ SETTLE_TRIES = 100  # requests may come faster than they are settled, but not fo
 class Settler:
     """Carries out what needs one commit."""
 
-    def __init__(self, store: JobStore, plans: Plans, clock: Clock) -> None:
+    def __init__(self, store: JobStore, leases: Leases, plans: Plans, clock: Clock) -> None:
         self._store = store
+        self.leases = leases
         self._plans = plans
         self._clock = clock
         # The worker's: hears of each commit.
@@ -59,7 +61,7 @@ class Settler:
             return await first
         status, decision = await self._settle_once(claim, happenings)
         if not status.is_final:
-            await self.settle_rest(claim.job_id, claim.owner)
+            await self.settle_rest(claim.job_id)
         return decision
 
     async def run_at_once(self, claim: Claim, happenings: Iterable[Happening]) -> First | None:
@@ -70,20 +72,26 @@ class Settler:
         self.start(runner)
         return first
 
-    async def settle_rest(self, job_id: str, worker: str) -> None:
+    async def settle_rest(self, job_id: str) -> None:
         """Settle the requests that came while somebody held the job and did not look into its inbox any more. Whoever
         gives a lease back calls this afterwards, since those who asked meanwhile rely on it."""
         for _ in range(SETTLE_TRIES):
             requests = await self._store.read_requests(job_id)
             if not requests:
                 return
-            held = await self._store.hold(job_id, worker, requests[0])  # its key is known: this only takes the lease
+            held = await self.leases.hold(job_id, requests[0])  # its key is known: this only takes the lease
             if held is None or held.claim is None:
                 return  # it is gone or final, or its holder sees to it
-            if (first := await self.run_at_once(held.claim, ())) is not None:
-                await first
-                return
-            await self._settle_once(held.claim, ())
+            try:
+                first = await self.run_at_once(held.claim, ())
+                if first is None:
+                    await self._settle_once(held.claim, ())
+                    continue
+            except StoreUnavailable:
+                self.leases.abandon(held.claim)  # whoever tries again finds the job held, by us
+                raise
+            await first
+            return
 
     async def _settle_once(self, claim: Claim, happenings: tuple[Happening, ...]) -> tuple[JobStatus, Decision]:
         plan = await self._plans.get(claim.definition_hash)
@@ -99,14 +107,14 @@ class Settler:
                 admit=no_slots,
             )
             if not decision.events and not claim.requests:
-                await self._store.release(claim)
+                await self.leases.release(claim)
                 self.published(state, decision)
                 return previous, decision
             drained = [request.sequence for request in claim.requests]
             now_us = self._clock.now_us()
             decision.refused += refused
             try:
-                await self._store.commit(commit_of(claim, claim.last_event, previous, state, decision, drained, now_us))
+                await self.leases.commit(commit_of(claim, claim.last_event, previous, state, decision, drained, now_us))
             except LimitReached as full:
                 happenings, refused = _without_start(happenings, claim, refused, full)
                 continue

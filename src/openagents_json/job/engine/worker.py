@@ -1,9 +1,9 @@
 """The worker: claims queued jobs and runs them, and keeps what belongs to no single job going.
 
 Its loops, one small coroutine each: claim (the queue), due (timers of jobs at rest), poll (what other processes
-wrote), recover (jobs of dead workers), retain (old jobs), suspect (a job that is to run alone), tend (leaks, whose
-releases may take their time). Each step waits for a wake-up or a time, and `_forever` repeats it. The worker's leases
-are renewed by a thread, its heart.
+wrote), recover (jobs of dead workers), hold again (jobs that are ours without our knowing of it), retain (old jobs),
+suspect (a job that is to run alone), tend (leaks, whose releases may take their time). Each step waits for a wake-up or
+a time, and `_forever` repeats it. The worker's leases are renewed by a thread, its heart.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class Worker:
         self._states = states
         self._maker = maker
         self._settler = settler
+        self.leases = settler.leases
         settler.published = self.published
         settler.take_over = self._take_over
         settler.start = self._start
@@ -158,7 +159,7 @@ class Worker:
         self.instances = AgentInstances()
         await self._register()
         self.meter.start()
-        self._upkeep = self._begin(self._poll)
+        self._upkeep = self._begin(self._poll, self._hold_again)
         if self.clock.passes_by_itself:
             pulse, lease_s = self.store.pulse(self.id), self.store.lease_s
             self._heart = Heart(pulse, lease_s, self.meter, self._taken_for_dead, self._lease_is_ending)
@@ -169,7 +170,10 @@ class Worker:
                 capture.install()
                 self._captures = True
             self._warm()
-            await self.recover()
+            try:
+                await self.recover()
+            except StoreUnavailable as error:  # we live already, perhaps with leases: the loops see to them
+                self.note_store_error(error)
             self._queue.lost_count()
             self._loops = self._begin(
                 self._claim, self._wake_due, self._recover, self._try_suspect, self._retain, self._tend_leaks
@@ -413,7 +417,7 @@ class Worker:
         if free <= 0:
             return  # the next runner that ends sets the event again
         try:
-            claims = await self.store.claim(self.id, free, self._offers)
+            claims = await self.leases.claim(free, self._offers)
         except StoreError:
             self._queue.lost_count()
             raise
@@ -497,7 +501,7 @@ class Worker:
             await runner.run()
             if runner.has_let_go:
                 self._states.keep(runner.state)
-                await self.patiently(lambda: self._settler.settle_rest(runner.job_id, self.id))
+                await self.patiently(lambda: self._settler.settle_rest(runner.job_id))
         except LeaseLost as lost:
             logger.info("job %s: %s", runner.job_id, lost, extra={"job_id": runner.job_id})
         except Exception:
@@ -518,6 +522,7 @@ class Worker:
         await self.clock.sleep(RECOVER_S)
         stored = await self.patiently(lambda: self.store.read(claim.job_id))
         if stored is None or stored.owner != self.id:
+            self.leases.ended(claim)
             return
         events, requests = stored.events, stored.requests
         now = replace(
@@ -538,7 +543,7 @@ class Worker:
         due_us = await self.store.next_due_us()
         now_us = self.clock.now_us()
         if due_us is not None and due_us <= now_us:
-            claims = await self.store.hold_due(self.id, SETTLE_BATCH)
+            claims = await self.leases.hold_due(SETTLE_BATCH)
             await self._settle_all(claims, lambda claim: Tick())
             if claims:
                 return
@@ -604,9 +609,18 @@ class Worker:
         await self.clock.sleep(RECOVER_S)
         await self.recover()
 
+    async def _hold_again(self) -> None:
+        """Take up jobs that the store has given us without our having heard of it. A RUNNING one was run by a worker
+        that is dead; the others go back to where they were, and from there on in the ordinary way."""
+        await self.leases.wait_doubt()
+        while claims := await self.leases.hold_again(SETTLE_BATCH):
+            logger.warning("%d jobs were ours without our knowing of it and are taken up", len(claims))
+            await self._settle_all(claims, lambda claim: Interrupted(), may_run=False)
+        await self.clock.sleep(RECOVER_S)
+
     async def _settle_posts(self, job_id: str) -> None:
         try:
-            await self.patiently(lambda: self._settler.settle_rest(job_id, self.id))
+            await self.patiently(lambda: self._settler.settle_rest(job_id))
         except LeaseLost as lost:
             logger.info("job %s: %s", job_id, lost, extra={"job_id": job_id})
 
@@ -615,8 +629,8 @@ class Worker:
         left behind."""
         await self._settle_requested()
         count = 0
-        while claims := await self.store.hold_orphans(self.id, SETTLE_BATCH):
-            await self._settle_all(claims, lambda claim: Interrupted(claim.previous_owner or "unknown"), may_run=False)
+        while claims := await self.leases.hold_orphans(SETTLE_BATCH):
+            await self._settle_all(claims, lambda claim: Interrupted(claim.previous_owner), may_run=False)
             count += len(claims)
         if count:
             logger.warning("%d interrupted jobs were taken over", count)
@@ -631,14 +645,14 @@ class Worker:
             await self._settle_requested()
 
     async def _settle_requested(self) -> None:
-        while claims := await self.store.hold_requested(self.id, SETTLE_BATCH):
+        while claims := await self.leases.hold_requested(SETTLE_BATCH):
             await self._settle_all(claims, lambda claim: Tick())
 
     async def _try_suspect(self) -> None:
         """A job under which workers have died is tried once more, alone: if another dies, it is its doing (G6). What
         runs here may end first, in so much time; else another worker has its chance, or we later."""
         await self.clock.sleep(RECOVER_S)
-        for claim in await self.store.claim(self.id, 1, self._offers, suspects=True):
+        for claim in await self.leases.claim(1, self._offers, suspects=True):
             self._suspect = claim
             try:
                 has_run = await self._run_alone(claim)
@@ -651,7 +665,7 @@ class Worker:
     async def _run_alone(self, claim: Claim) -> bool:
         """Run a job when nothing else runs here; False if that takes too long, and then it is given back."""
         if not await self._wait_empty(ALONE_WAIT_S):
-            await self.patiently(lambda: self.store.release(claim))
+            await self.patiently(lambda: self.leases.release(claim))
             return False
         logger.warning("job %s runs alone: workers have died under it", claim.job_id)
         await self._take(claim)

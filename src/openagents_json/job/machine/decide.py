@@ -227,7 +227,7 @@ def _doubt(turn: Turn, run: StepRun, error: ErrorInfo, stop: Stop = NOT_TOLD) ->
     turn.record("step.in_doubt", {"path": run.path, "attempt": run.attempt, "error": error} | stop.as_data)
 
 
-def _take_interruption(turn: Turn, worker: str) -> None:
+def _take_interruption(turn: Turn, worker: str | None) -> None:
     state = turn.state
     if state.status != JobStatus.RUNNING:
         return  # it was claimed, but nothing was recorded: it goes back as it is
@@ -238,7 +238,7 @@ def _take_interruption(turn: Turn, worker: str) -> None:
             _doubt(turn, run, error_info("worker_lost", message, run))
         else:
             turn.record("attempt.lost", {"path": run.path, "attempt": run.attempt, "reason": "worker_lost"})
-    turn.record("job.worker_lost", {"worker": worker, "deaths": deaths})
+    turn.record("job.worker_lost", {"worker": worker or state.worker or "unknown", "deaths": deaths})
     if deaths >= MAX_DEATHS:
         message = f"{deaths} workers died under this job with no recorded progress between; it is not tried again."
         error = error_info("worker_lost", message, step=state.current_step)

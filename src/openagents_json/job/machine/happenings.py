@@ -34,7 +34,7 @@ class Offered:
 class Interrupted:
     """The worker that held the job is dead; whoever tells holds a lease of one commit."""
 
-    worker: str
+    worker: str | None = None  # None: the one that ran it last, as far as the history knows
 
 
 @dataclass(frozen=True, slots=True)

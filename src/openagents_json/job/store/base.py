@@ -5,14 +5,14 @@ and rewrites the row in one transaction, and only while the caller's lease (owne
 last event still match. Everyone else posts a request into the job's inbox with `hold`.
 
 Every verb may be repeated after an unknown outcome. Any verb may raise `StoreUnavailable`: then nothing was
-acknowledged, and it may or may not have happened. `openagents_json.job.store.contract` is the suite that every store
-passes.
+acknowledged, and it may or may not have happened; `read_leases` tells which leases were given.
+`openagents_json.job.store.contract` is the suite that every store passes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from openagents_json.job.events import Event
@@ -145,6 +145,16 @@ class JobStore(ABC):
     async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
         """Leases of one commit on jobs that nobody holds and that have undrained requests: whoever put them there
         went away before they were carried out."""
+
+    @abstractmethod
+    async def read_leases(self, worker: str) -> dict[str, int]:
+        """The epochs of the leases that the worker has, by job id."""
+
+    @abstractmethod
+    async def hold_again(self, worker: str, leases: Mapping[str, int]) -> list[Claim]:
+        """Take leases of the worker anew, each under a new epoch, those that it still has under the epoch given with
+        the job's id: whoever was told of the old one has lost it. For leases that nobody was told of. A RUNNING job
+        among them is one whose owner was dead (`hold_orphans`); `previous_owner` is the worker itself."""
 
     @abstractmethod
     async def commit(self, commit: Commit) -> None:

@@ -7,7 +7,7 @@ what they stand on is in `file_keeper`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event
@@ -71,6 +71,9 @@ class FileJobStore(FileKeeper):
     async def jobs_with_requests(self, worker: str) -> list[str]:
         return await self._read(lambda memory: memory.jobs_with_requests(worker))
 
+    async def read_leases(self, worker: str) -> dict[str, int]:
+        return await self._read(lambda memory: memory.read_leases(worker))
+
     async def next_due_us(self) -> int | None:
         return await self._read(lambda memory: memory.next_due_us())
 
@@ -115,6 +118,9 @@ class FileJobStore(FileKeeper):
 
     async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
         return await self._write(lambda memory: memory.hold_requested(worker, limit))
+
+    async def hold_again(self, worker: str, leases: Mapping[str, int]) -> list[Claim]:
+        return await self._write(lambda memory: memory.hold_again(worker, leases))
 
     async def commit(self, commit: Commit) -> None:
         await self._write(lambda memory: memory.commit(commit))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -329,6 +329,15 @@ class MemoryJobStore(JobStore):
             if job.owner not in (None, worker) and not self._workers.is_alive(job.owner or "")
         )
         claims = [self._lease(job, worker) for job, _ in zip(orphans, range(limit), strict=False)]
+        self._count(len(claims))
+        return claims
+
+    async def read_leases(self, worker: str) -> dict[str, int]:
+        return {job.id: job.epoch for job in self._jobs.values() if job.owner == worker}
+
+    async def hold_again(self, worker: str, leases: Mapping[str, int]) -> list[Claim]:
+        held = [self._jobs[job_id] for job_id in leases if job_id in self._jobs]
+        claims = [self._lease(job, worker) for job in held if (job.owner, job.epoch) == (worker, leases[job.id])]
         self._count(len(claims))
         return claims
 

@@ -8,7 +8,7 @@ and its neighbours, the statements in `sql/postgres`. The server's clock judges 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from openagents_json.clock import Clock, SystemClock
@@ -184,6 +184,10 @@ class PostgresJobStore(JobStore):
         rows = await self._read(lambda connection: connection.rows(SQL["jobs_with_requests"], worker))
         return [row[0] for row in rows]
 
+    async def read_leases(self, worker: str) -> dict[str, int]:
+        rows = await self._read(lambda connection: connection.rows(SQL["leases_of"], worker))
+        return {row[0]: row[1] for row in rows}
+
     async def next_due_us(self) -> int | None:
         found: int | None = await self._read(lambda connection: connection.value(SQL["next_due"]))
         return found
@@ -278,6 +282,13 @@ class PostgresJobStore(JobStore):
             return []
         call = lambda connection: self._tables.hold_orphans(connection, worker, limit)  # noqa: E731
         return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def hold_again(self, worker: str, leases: Mapping[str, int]) -> list[Claim]:
+        def call(connection: Connection) -> Any:
+            values = (worker, list(leases), list(leases.values()))
+            return self._tables.lease_all(connection, "lease_again", lambda row: row["key"], *values)
+
+        return await self._write("call", call, *leases)  # type: ignore[no-any-return]
 
     async def release(self, claim: Claim) -> None:
         values = (claim.handle, claim.owner, claim.epoch)

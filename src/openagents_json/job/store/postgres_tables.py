@@ -49,14 +49,12 @@ class Operation:
 
 
 class PostgresTables:
-    """Used by one writer. `rows` counts what was written; `aging_s` is the store's. `taken` are the leases of the
-    present transaction: nobody knows of them before its COMMIT is answered."""
+    """Used by one writer. `rows` counts what was written; `aging_s` is the store's."""
 
     def __init__(self, clock: Clock | None, aging_s: float) -> None:
         self._clock = clock
         self.aging_s = aging_s
         self.rows = 0
-        self.taken: list[Claim] = []
 
     @property
     def now_us(self) -> int | None:
@@ -82,7 +80,6 @@ class PostgresTables:
         instead of waited for.
         """
         outcomes: dict[Operation, Outcome] = {}
-        self.taken = []
         if is_locking:
             outcomes.update(await self._lock(connection, group, is_patient))
         creates = [one for one in group if one.kind == "create"]
@@ -91,7 +88,6 @@ class PostgresTables:
             jobs = [one.argument for one in creates]
             answers, written = await create_all(connection, jobs, self.now_us, self.aging_s)
             outcomes.update(zip(creates, answers, strict=True))
-            self.taken += [answer for answer, _ in answers if isinstance(answer, Claim)]
             self.rows += written
         for each in _once_per_job(commits):
             refused = await self._commit(connection, [one.argument for one in each])
@@ -150,7 +146,6 @@ class PostgresTables:
             return []
         found = await connection.rows(SQL["whole_by_key"], list(leased), FOLD_VERSION)
         claims = [claim_in(row, leased[row["key"]]) for row in sorted(found, key=order)]
-        self.taken += claims
         self.rows += len(claims)
         return claims
 
@@ -173,17 +168,6 @@ class PostgresTables:
         """As the verb of the store says."""
         await connection.rows(SQL["workers_dead"], self.now_us)
         return await self.lease_all(connection, "lease_orphans", lambda row: row["key"], worker, limit)
-
-    async def give_back(self, connection: Connection, claims: Sequence[Claim]) -> None:
-        """Undo leases of which nobody knows whether they were committed, and nobody was told."""
-        ordered = sorted(claims, key=lambda claim: claim.handle)
-        await connection.rows(
-            SQL["lease_undo"],
-            [claim.handle for claim in ordered],
-            [claim.owner for claim in ordered],
-            [claim.epoch for claim in ordered],
-            [claim.previous_owner for claim in ordered],
-        )
 
     # ── deleting ──────────────────────────────────────────────────────────────────────────────────────────────────
 

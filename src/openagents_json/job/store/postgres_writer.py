@@ -4,15 +4,13 @@
 runs it, and answers every future after the COMMIT.
 
 Danger: an outcome may be told only after the COMMIT was answered. When the connection is lost before that, nobody knows
-whether it happened: every operation of the group is answered with `StoreUnavailable`, which says so, and leases that it
-may have taken are given back first thing on the next connection. Nobody knows of them, so nobody else would.
+whether it happened: every operation of the group is answered with `StoreUnavailable`, which says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,14 +26,9 @@ from openagents_json.job.store.postgres_faults import (
 from openagents_json.job.store.postgres_place import Place
 from openagents_json.job.store.postgres_session import begin_session
 from openagents_json.job.store.postgres_tables import Operation, PostgresTables
-from openagents_json.job.store.records import Claim
 from openagents_json.job.store.waiters import MAX_GROUP, Outcome, Waiters
 
 TRIES = 5  # of a transaction that a deadlock undid
-GIVE_BACK_S = 0.2  # between two tries to give them back, while nothing is written
-MAX_IN_DOUBT = 100_000  # leases that are remembered to be given back, while the server is away
-
-logger = logging.getLogger(__name__)
 
 
 class PostgresWriter:
@@ -50,7 +43,6 @@ class PostgresWriter:
         self._waiters = Waiters()
         self._stirred = asyncio.Event()
         self._is_closed = False
-        self._in_doubt: list[Claim] = []
         self.commit_delay_s = 0.0  # a slow disk for tests and benchmarks: slept in each transaction before COMMIT
         self.transactions = 0
         self._task = asyncio.create_task(self._run(), name="openagents-postgres-writer")
@@ -87,10 +79,7 @@ class PostgresWriter:
                     if self._is_closed:
                         return
                     self._stirred.clear()
-                    if self._in_doubt:
-                        await self._give_back_meanwhile()
-                    else:
-                        await self._stirred.wait()
+                    await self._stirred.wait()
                 group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
                 try:
                     outcomes = await self._write(group)
@@ -102,18 +91,6 @@ class PostgresWriter:
             connection, self._connection = self._connection, None
             if connection is not None:
                 await connection.close()
-
-    async def _give_back_meanwhile(self) -> None:
-        """Leases in doubt are given back even if nothing else is written: others may wait for their jobs."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GIVE_BACK_S):
-                await self._stirred.wait()
-                return  # they are given back before what is to be written now
-        try:
-            await self._connected()
-        except Exception as error:
-            logger.info("leases of %s wait to be given back: %s", self._place.shown, self._unknown(error))
-            await self._roll_back()
 
     async def _write(self, group: Sequence[Operation]) -> list[Outcome]:
         """The group as one transaction. One that is refused because of some operation is split until it is found."""
@@ -159,7 +136,6 @@ class PostgresWriter:
             if self.commit_delay_s:
                 await asyncio.sleep(self.commit_delay_s)
             await self._commit(connection)
-        self._tables.taken = []  # they will be told
         self.transactions += 1
         self._told()
         return outcomes
@@ -178,12 +154,6 @@ class PostgresWriter:
             self._lose()
         if self._connection is None:
             self._connection = await begin_session(self._place, writes=True)
-        if self._in_doubt:
-            with self._connection.watched():
-                await self._connection.run(self._beginning)
-                await self._tables.give_back(self._connection, self._in_doubt)
-                await self._commit(self._connection)
-            self._in_doubt = []
         return self._connection
 
     async def _roll_back(self) -> None:
@@ -192,17 +162,14 @@ class PostgresWriter:
             try:
                 with connection.watched():
                     await connection.run("ROLLBACK")  # a warning, not an error, where no transaction is open
-                self._tables.taken = []
             except Exception:
                 self._lose()
 
     def _lose(self) -> None:
-        """The connection is gone or not to be trusted. The leases of its last transaction are in doubt."""
+        """The connection is gone or not to be trusted."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-            self._in_doubt = (self._in_doubt + self._tables.taken)[-MAX_IN_DOUBT:]
-            self._tables.taken = []
 
     def _unknown(self, error: Exception) -> StoreError:
         with contextlib.suppress(Exception):

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -276,6 +276,9 @@ class SqliteJobStore(JobStore):
             lambda connection: [job_id for (job_id,) in connection.execute(SQL["jobs_with_requests"], (worker,))]
         )
 
+    async def read_leases(self, worker: str) -> dict[str, int]:
+        return await self._read(lambda connection: dict(connection.execute(SQL["leases_of"], (worker,)).fetchall()))
+
     async def next_due_us(self) -> int | None:
         return await self._read_here(lambda connection: connection.execute(SQL["next_due"]).fetchone()[0])
 
@@ -393,6 +396,13 @@ class SqliteJobStore(JobStore):
                     keys = connection.execute(SQL["owned_by"], (owner, limit - len(claims))).fetchall()
                     claims += self._tables.lease_all(connection, keys, owner, worker)
             return claims
+
+        return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def hold_again(self, worker: str, leases: Mapping[str, int]) -> list[Claim]:
+        def call(connection: sqlite3.Connection) -> list[Claim]:
+            found = (connection.execute(SQL["held"], (job_id, worker, leases[job_id])).fetchone() for job_id in leases)
+            return self._tables.lease_all(connection, [key for key in found if key is not None], worker, worker)
 
         return await self._write("call", call)  # type: ignore[no-any-return]
 

@@ -22,6 +22,7 @@ from openagents_json.job.store.contract.family import FamilyContract
 from openagents_json.job.store.contract.held import HeldContract
 from openagents_json.job.store.contract.leaks import LeaksContract
 from openagents_json.job.store.contract.leases import LeaseContract
+from openagents_json.job.store.contract.leases_again import LeasesAgainContract
 from openagents_json.job.store.contract.limits import LimitContract
 from openagents_json.job.store.contract.listing import ListingContract
 from openagents_json.job.store.contract.output import OutputContract
@@ -36,6 +37,7 @@ __all__ = [
     "HeldContract",
     "LeaksContract",
     "LeaseContract",
+    "LeasesAgainContract",
     "LimitContract",
     "ListingContract",
     "OutputContract",
@@ -50,6 +52,7 @@ class StoreContract(
     AcceptingContract,
     HeldContract,
     LeaseContract,
+    LeasesAgainContract,
     WorkerContract,
     CommitContract,
     FamilyContract,

@@ -103,6 +103,31 @@ class LimitContract(WithClock):
         assert await take_all(store, "w2") == []
         assert (await summary(store, ids[2])).status == JobStatus.QUEUED
 
+    async def test_lease_that_is_taken_anew_has_the_slot_of_the_old_one(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        first, second = [await accept_limited(store, clock) for _ in range(2)]
+        await store.claim("w1", 10)
+        [again] = await store.hold_again("w1", await store.read_leases("w1"))
+        assert (again.job_id, again.has_slot, again.needs_queue) == (first, True, False)
+        assert await have_slots(store, [first, second]) == [True, False]
+        await store.release(again)
+        assert await have_slots(store, [first, second]) == [True, False]
+        await finish(store, await begin_limited(store, clock))
+        assert await have_slots(store, [first, second]) == [False, True]
+        assert await take_all(store) == [second]
+
+    async def test_lease_that_is_taken_anew_of_a_blocked_job_gives_it_no_slot(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        first, second = [await accept_limited(store, clock) for _ in range(2)]
+        await store.hold(second, "w1", request("set_priority", priority="LOW"))
+        [again] = await store.hold_again("w1", await store.read_leases("w1"))
+        assert (again.job_id, again.has_slot, again.needs_queue) == (second, False, True)
+        await store.release(again)
+        assert await have_slots(store, [first, second]) == [True, False]
+        assert await take_all(store) == [first]
+
     async def test_a_limit_concerns_its_key_only(self, store: JobStore, clock: FakeClock) -> None:
         first = await accept_limited(store, clock)
         await accept_limited(store, clock)

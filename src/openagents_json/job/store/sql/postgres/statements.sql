@@ -265,12 +265,16 @@ RETURNING jobs.key, next.owner AS previous;
 -- Take a lease of a job that nobody holds.
 UPDATE jobs SET owner = $1, epoch = epoch + 1 WHERE key = $2 AND owner IS NULL RETURNING key, NULL::text AS previous;
 
--- name: lease_undo
--- Leases that were perhaps taken and never told of: the jobs go back to whom they belonged to.
-UPDATE jobs SET owner = given.previous
-FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) AS given (key, owner, epoch, previous)
-WHERE jobs.key = given.key AND jobs.owner = given.owner AND jobs.epoch = given.epoch
-  AND (given.previous IS NOT NULL OR jobs.status <> 'RUNNING');
+-- name: leases_of
+-- The leases that an owner has.
+SELECT id, epoch FROM jobs WHERE owner = $1;
+
+-- name: lease_again
+-- Leases of an owner that it takes anew, those that it has in these epochs. The rows are locked.
+UPDATE jobs SET epoch = jobs.epoch + 1
+FROM unnest($2::text[], $3::bigint[]) AS given (id, epoch)
+WHERE jobs.id = given.id AND jobs.owner = $1 AND jobs.epoch = given.epoch
+RETURNING jobs.key, jobs.owner AS previous;
 
 -- name: release
 -- Give a lease back with nothing recorded.

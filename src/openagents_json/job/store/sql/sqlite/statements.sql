@@ -88,6 +88,14 @@ SELECT DISTINCT owner FROM jobs WHERE owner IS NOT NULL;
 -- The jobs that an owner holds.
 SELECT key FROM jobs WHERE owner = ? LIMIT ?;
 
+-- name: leases_of
+-- The leases that an owner has.
+SELECT id, epoch FROM jobs WHERE owner = ?;
+
+-- name: held
+-- A job, if somebody holds it in an epoch.
+SELECT key FROM jobs WHERE id = ? AND owner = ? AND epoch = ?;
+
 -- name: lease
 -- Take leases: only if the owner is still who was seen. Columns: key, new owner, expected owner.
 UPDATE jobs SET owner = column2, epoch = epoch + 1 FROM (VALUES (?, ?, ?))
