@@ -11,7 +11,7 @@ from openagents_json.cli.failures import UsageProblem
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.arguments import REASON_CHARACTERS
 from openagents_json.job.manager import JobManager
-from openagents_json.job.store import FileJobStore, MemoryJobStore, PostgresJobStore, SqliteJobStore
+from openagents_json.job.store import FileJobStore, JobStore, MemoryJobStore, PostgresJobStore, SqliteJobStore
 
 
 @asynccontextmanager
@@ -29,6 +29,13 @@ async def opened(store: str | None, app: OpenAgentsApp | None = None) -> AsyncIt
         )
     async with jobs:
         yield jobs
+
+
+def chosen_store(url: str | None) -> JobStore:
+    """The store that a command names, or the usual one, not opened."""
+    jobs = OpenAgentsApp().manager(url, worker=False)
+    refuse_memory(jobs)
+    return jobs.store
 
 
 def refuse_memory(jobs: JobManager) -> None:

@@ -16,6 +16,7 @@ from openagents_json.cli.jobs import app as jobs
 from openagents_json.cli.run import run
 from openagents_json.cli.store import app as store
 from openagents_json.cli.worker import worker
+from openagents_json.cli.workers import workers
 
 app = typer.Typer(
     name="openagents",
@@ -32,6 +33,7 @@ app.command("graph", epilog=epilog())(graph)
 app.command("components", epilog=epilog())(components)
 app.add_typer(jobs, name="jobs", epilog=epilog())
 app.command("worker", epilog=epilog())(worker)
+app.command("workers", epilog=epilog())(workers)
 app.command("health", epilog=epilog())(health)
 app.add_typer(store, name="store", epilog=epilog())
 

@@ -15,6 +15,15 @@ app = typer.Typer(help="Look after a store.", rich_markup_mode=None)
 StoreUrl = Annotated[str, typer.Argument(metavar="URL", help="The store, such as file:///openagents.jobs.")]
 
 
+MaybeUrl = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[URL]",
+        help="The store, such as sqlite:///jobs.db. Default: OPENAGENTS_JOB_STORE_PATH, else openagents.db.",
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
 def store(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
@@ -31,3 +40,54 @@ def repair(context: typer.Context, url: StoreUrl, as_json: Json = False) -> int:
     from openagents_json.cli.repairing import repair_store
 
     return repair_store(url, output_of(context, as_json))
+
+
+@app.command("info", epilog=epilog())
+def info(context: typer.Context, url: MaybeUrl = None, as_json: Json = False) -> int:
+    """Say what a store is, how many jobs it has, and how large it is. Nothing is changed, not the schema either."""
+    from openagents_json.cli.inspecting import show_facts
+
+    return show_facts(url, output_of(context, as_json))
+
+
+@app.command("check", epilog=epilog())
+def check(context: typer.Context, url: MaybeUrl = None, as_json: Json = False) -> int:
+    """Read all of a store and say what is not as it should be: bytes, rows, histories, snapshots, definitions.
+
+    Exits with 0 if nothing is wrong, 6 if something is, 5 if the store cannot be read.
+    """
+    from openagents_json.cli.verifying import check_store
+
+    return check_store(url, output_of(context, as_json))
+
+
+@app.command("vacuum", epilog=epilog())
+def vacuum(
+    context: typer.Context,
+    url: MaybeUrl = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while workers live that have to wait for it (SQLite).")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Give back the room that deleted jobs have left on the disk."""
+    from openagents_json.cli.vacuuming import vacuum_store
+
+    return vacuum_store(url, force, output_of(context, as_json))
+
+
+@app.command("migrate", epilog=epilog())
+def migrate(
+    context: typer.Context,
+    url: MaybeUrl = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    backup: Annotated[
+        str | None,
+        typer.Option("--backup", metavar="PATH", help="Copy the SQLite file there first; nothing may be there yet."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Bring the schema of a store up to that of this program, with no worker on it."""
+    from openagents_json.cli.migrating import migrate_store
+
+    return migrate_store(url, dry_run, backup, output_of(context, as_json))

@@ -63,6 +63,16 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def size(number: int) -> str:
+    """`812 bytes`, `1.2 KiB`, `34.0 MiB`."""
+    if number < 1024:
+        return count(number, "byte")
+    amount, units = number / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:,.1f} {units[0]}"
+
+
 def percent(fraction: float) -> str:
     """Rounded down, so that 100 % means all."""
     return f"{int(fraction * 100 + 1e-9)} %"

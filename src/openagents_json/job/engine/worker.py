@@ -694,7 +694,8 @@ class Worker:
             self._last_leak = 0
 
     async def delete_final(self, days: float) -> int:
-        """Delete jobs that became final more than `days` ago, in batches that let other commits in between."""
+        """Delete jobs that became final more than `days` ago, in batches that let other commits in between: each is one
+        transaction of `RETAIN_BATCH` jobs at most, and ends after `DELETE_S`."""
         before_us = self.clock.now_us() - round(days * 86_400 * SECOND_US)
         total = 0
         while deleted := await self.store.delete_final(before_us, RETAIN_BATCH):

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
+from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
@@ -34,9 +35,11 @@ from openagents_json.job.store.records import (
     StoredWorker,
     WorkerInfo,
 )
+from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 
 DEFAULT_AGING_S = 3_600.0
 DEFAULT_LEASE_S = 30.0
+MAX_COUNTED = 1_000_000  # jobs, for facts of a store that does not count them itself
 
 
 class Pulse(Protocol):
@@ -109,6 +112,10 @@ class JobStore(ABC):
     @abstractmethod
     async def find_ids(self, ending: str, limit: int = 5) -> list[str]:
         """Ids that begin or end with the given characters."""
+
+    @abstractmethod
+    async def definition_hashes(self, after: str = "", limit: int = 1_000) -> list[str]:
+        """The content hashes of the definitions above `after`, in order."""
 
     @abstractmethod
     async def read_definition(self, content_hash: str) -> bytes | None:
@@ -235,9 +242,10 @@ class JobStore(ABC):
         False when there is none such (unknown, in another status, a child, or with a child that is not final)."""
 
     @abstractmethod
-    async def delete_final(self, before_us: int, limit: int) -> int:
-        """Delete up to `limit` jobs that became final before that time; how many were. Attached children go with their
-        parent and are not counted."""
+    async def delete_final(self, before_us: int, limit: int, within_s: float = DELETE_S) -> int:
+        """Delete up to `limit` jobs that became final before that time, the first ones first; how many were. Attached
+        children go with their parent and are not counted. Ends after `within_s` with what it has done by then, but not
+        with nothing: 0 says that there is none left that may go."""
 
     @abstractmethod
     async def count_jobs(self, limit: int) -> JobCounts:
@@ -268,3 +276,35 @@ class JobStore(ABC):
     @abstractmethod
     def stats(self) -> dict[str, int]:
         """Counters since open: `commits` (transactions), `rows` written, `syncs`."""
+
+    # ── the store as a whole: also asked of one that is not open (but for the memory's), and none makes a store ───────
+
+    vacuum_holds_up: bool = False  # whether others wait with what they want to write until `vacuum` is done
+
+    async def facts(self) -> StoreFacts:
+        """How the store is. Writes nothing: the schema stays the one that it is. `StoreUnavailable` when there is no
+        store, `SchemaTooNew`."""
+        counts = await self.count_jobs(MAX_COUNTED)
+        return StoreFacts(
+            kind=type(self).__name__,
+            place=type(self).__name__,
+            engine="unknown",
+            schema=None,
+            known_schema=None,
+            jobs=counts.by_status,
+            events=None,
+            definitions=None,
+            workers=len(await self.list_workers()),
+            leaks=await self.count_leaks(),
+            oldest_us=None,
+            newest_us=None,
+        )
+
+    async def verify(self) -> list[Flaw]:
+        """What is wrong with the bytes and rows underneath, `upkeep.MAX_FLAWS` at most; whether histories and rows of
+        jobs fit together is for `openagents_json.job.upkeep`. Errors as with `facts`."""
+        return []
+
+    async def vacuum(self) -> Vacuumed:
+        """Give back the room that deleted jobs have left, as far as the store can."""
+        return Vacuumed(0, 0)

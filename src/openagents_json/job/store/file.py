@@ -7,13 +7,16 @@ what they stand on is in `file_keeper`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.base import Pulse
+from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.file_keeper import FileKeeper
+from openagents_json.job.store.file_upkeep import facts_in, facts_on_disk, find_flaws, sizes_of
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
@@ -31,6 +34,7 @@ from openagents_json.job.store.records import (
     StoredWorker,
     WorkerInfo,
 )
+from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 
 
 class FileJobStore(FileKeeper):
@@ -64,6 +68,9 @@ class FileJobStore(FileKeeper):
 
     async def read_definition(self, content_hash: str) -> bytes | None:
         return await self._read(lambda memory: memory.read_definition(content_hash))
+
+    async def definition_hashes(self, after: str = "", limit: int = 1_000) -> list[str]:
+        return await self._read(lambda memory: memory.definition_hashes(after, limit))
 
     async def read_requests(self, job_id: str) -> list[Request]:
         return await self._read(lambda memory: memory.read_requests(job_id))
@@ -137,8 +144,8 @@ class FileJobStore(FileKeeper):
     async def delete(self, job_id: str) -> bool:
         return await self._write(lambda memory: memory.delete(job_id))
 
-    async def delete_final(self, before_us: int, limit: int) -> int:
-        return await self._write(lambda memory: memory.delete_final(before_us, limit))
+    async def delete_final(self, before_us: int, limit: int, within_s: float = DELETE_S) -> int:
+        return await self._write(lambda memory: memory.delete_final(before_us, limit, within_s))
 
     async def note_leak(self, key: int, error: ErrorInfo) -> bool:
         return await self._write(lambda memory: memory.note_leak(key, error))
@@ -165,6 +172,30 @@ class FileJobStore(FileKeeper):
 
     async def list_workers(self) -> list[StoredWorker]:
         return await self._read(lambda memory: memory.list_workers())
+
+    # ── the folder as a whole ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def facts(self) -> StoreFacts:
+        if not self._is_open:
+            return await asyncio.to_thread(facts_on_disk, self.path, self._new_memory())
+        workers = len(await self.list_workers())
+        return facts_in(self.path, await self._ready(writes=False), workers)
+
+    async def verify(self) -> list[Flaw]:
+        return await asyncio.to_thread(find_flaws, self.path, self._new_memory, is_open=self._is_open)
+
+    async def vacuum(self) -> Vacuumed:
+        if not self._is_open:
+            await self.facts()  # there is a store, and it is not damaged
+            await self.open()
+            try:
+                return await self.vacuum()
+            finally:
+                await self.close()
+        before = sum(sizes_of(self.path).values())
+        if not await self.compact():
+            raise StoreUnavailable(f"{self.path} could not be compacted: the log says why. Nothing was lost.")
+        return Vacuumed(before, sum(sizes_of(self.path).values()))
 
 
 class _Pulse:

@@ -52,7 +52,7 @@ class Loaded:
 def load(folder: Path, contents: Contents, memory: JournaledMemory, until: Tail | None = None) -> Loaded:
     """Play everything back, or all up to a place in the journal; `InvalidStore` names the place of damage."""
     try:
-        return _load(contents, memory, until)
+        return play_back(contents, memory, until)
     except Damaged as error:
         raise InvalidStore(
             f"{folder / error.damage.file} is damaged at line {error.damage.line:,} (byte {error.damage.byte:,}): "
@@ -61,7 +61,8 @@ def load(folder: Path, contents: Contents, memory: JournaledMemory, until: Tail 
         ) from None
 
 
-def _load(contents: Contents, memory: JournaledMemory, until: Tail | None) -> Loaded:
+def play_back(contents: Contents, memory: JournaledMemory, until: Tail | None = None) -> Loaded:
+    """The same, with `Damaged` for damage."""
     base = contents.base
     loaded = Loaded(Tail(base, 0, 0))
     if base:

@@ -60,7 +60,7 @@ class JournaledMemory(MemoryJobStore):
             self.capture.keep(job)
 
     def ready(self) -> None:
-        """Make the queue and the timers of jobs that were played back from a snapshot."""
+        """Make the queue, the timers and the order of ending of jobs that were played back from a snapshot."""
         for job in self._jobs.values():
             if job.limit is not None:
                 self._limits.note(job)
@@ -68,7 +68,10 @@ class JournaledMemory(MemoryJobStore):
                 self._enqueue(job)
             if job.row.due_us is not None:
                 self._due.append((job.row.due_us, job.id))
+            if job.row.completed_us is not None:
+                self._ended.append((job.row.completed_us, job.id))
         self._due.sort()  # a sorted list is a heap
+        self._ended.sort()
 
     def forget_threads(self) -> None:
         """No thread that could not be stopped runs any more."""

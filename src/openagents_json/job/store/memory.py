@@ -18,6 +18,7 @@ from openagents_json.errors import LeaseLost, RequestsPending, StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
 from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.deleting import DELETE_S, Allowance
 from openagents_json.job.store.limits import (
     REPLACED,
     REPLACED_BY,
@@ -32,6 +33,7 @@ from openagents_json.job.store.limits import (
 from openagents_json.job.store.memory_leaks import MemoryLeaks
 from openagents_json.job.store.memory_limits import MemoryLimits
 from openagents_json.job.store.memory_output import MemoryOutput
+from openagents_json.job.store.memory_upkeep import facts_of
 from openagents_json.job.store.memory_workers import MemoryWorkers
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
@@ -54,6 +56,9 @@ from openagents_json.job.store.records import (
     summary_of,
 )
 from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves, virtual_arrival_us
+from openagents_json.job.store.upkeep import StoreFacts
+
+STALE = 1_000  # entries of jobs that are gone, before their list is made anew
 
 
 @dataclass(slots=True)
@@ -145,6 +150,7 @@ class MemoryJobStore(JobStore):
         # whose stale entries are passed over.
         self._queues: dict[tuple[str, ...] | None, list[tuple[int, int, str]]] = {}
         self._due: list[tuple[int, str]] = []  # heap of (due_us, id); the same
+        self._ended: list[tuple[int, str]] = []  # heap of (completed_us, id) of final jobs; the same
         self._workers = MemoryWorkers(self.clock, lease_s)
         self._output = MemoryOutput()
         self._leaks = MemoryLeaks()
@@ -256,6 +262,9 @@ class MemoryJobStore(JobStore):
 
     async def read_definition(self, content_hash: str) -> bytes | None:
         return self._definitions.get(content_hash)
+
+    async def definition_hashes(self, after: str = "", limit: int = 1_000) -> list[str]:
+        return sorted(one for one in self._definitions if one > after)[:limit]
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -472,19 +481,23 @@ class MemoryJobStore(JobStore):
         self._delete(tree)
         return True
 
-    async def delete_final(self, before_us: int, limit: int) -> int:
-        old = [
-            job
-            for job in self._jobs.values()
-            if job.row.status.is_final
-            and job.row.completed_us is not None
-            and job.row.completed_us < before_us
-            and job.new.parent_id not in self._jobs
-        ]
-        old = [job for job in old if all(one.row.status.is_final for one in self._tree(job))][:limit]
-        for job in old:
-            self._delete(self._tree(job))
-        return len(old)
+    async def delete_final(self, before_us: int, limit: int, within_s: float = DELETE_S) -> int:
+        allowance, count = Allowance(within_s, self.clock), 0
+        stay: list[tuple[int, str]] = []
+        while self._ended and self._ended[0][0] < before_us and count < limit and not (count and allowance.is_spent):
+            entry = heapq.heappop(self._ended)
+            job = self._jobs.get(entry[1])
+            if job is None or job.new.parent_id in self._jobs:
+                continue  # it is gone, or goes with its parent
+            tree = self._tree(job)
+            if all(one.row.status.is_final for one in tree):
+                self._delete(tree)
+                count += 1
+            else:
+                stay.append(entry)
+        for entry in stay:
+            heapq.heappush(self._ended, entry)
+        return count
 
     def _tree(self, job: MemoryJob) -> list[MemoryJob]:
         """The job and all its attached children, and theirs."""
@@ -500,6 +513,9 @@ class MemoryJobStore(JobStore):
         if queued:
             counts[JobStatus.QUEUED] = len(queued)
         return JobCounts(dict(counts), min(queued, default=None))
+
+    async def facts(self) -> StoreFacts:
+        return facts_of(self, len(await self.list_workers()))
 
     def has_foreign_changes(self) -> bool:
         return False  # whoever shares this object shares the process; the manager tells its engine directly
@@ -636,6 +652,8 @@ class MemoryJobStore(JobStore):
         del self._jobs[job.id]
         self._children.pop(job.id, None)
         self._output.forget(job.id)
+        if len(self._ended) > 2 * len(self._jobs) + STALE:
+            self._ended = sorted(entry for entry in self._ended if entry[1] in self._jobs)
         if job.new.idempotency_key is not None:
             self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
 
@@ -662,6 +680,8 @@ class MemoryJobStore(JobStore):
             job.queued_us = now  # taken over at once, with no wait in the queue
         if row.due_us is not None:
             heapq.heappush(self._due, (row.due_us, job.id))
+        if row.completed_us is not None:
+            heapq.heappush(self._ended, (row.completed_us, job.id))
         if job.limit is not None:
             self._limits.note(job)
 

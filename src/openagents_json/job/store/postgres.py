@@ -16,6 +16,7 @@ from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.postgres_driver import Connection, load
@@ -29,6 +30,7 @@ from openagents_json.job.store.postgres_schema import is_made, migrate
 from openagents_json.job.store.postgres_session import Ask, PostgresReaders, T, begin_session
 from openagents_json.job.store.postgres_summaries import PostgresSummaries
 from openagents_json.job.store.postgres_tables import MAX_REQUIREMENTS, PostgresTables
+from openagents_json.job.store.postgres_upkeep import find_flaws, read_facts, vacuum
 from openagents_json.job.store.postgres_workers import PostgresPulse, PostgresWorkers
 from openagents_json.job.store.postgres_writer import PostgresWriter
 from openagents_json.job.store.query import Query
@@ -46,6 +48,7 @@ from openagents_json.job.store.records import (
     StoredWorker,
     WorkerInfo,
 )
+from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 
 CONNECTIONS = 4  # of an open store: one writes, two read, one listens
 CLOSE_S = 10.0  # what `close` gives to what was submitted; a server that is away answers nothing anyway
@@ -175,6 +178,10 @@ class PostgresJobStore(JobStore):
     async def read_definition(self, content_hash: str) -> bytes | None:
         found = await self._read(lambda connection: connection.value(SQL["definition_get"], content_hash))
         return None if found is None else bytes(found)
+
+    async def definition_hashes(self, after: str = "", limit: int = 1_000) -> list[str]:
+        rows = await self._read(lambda connection: connection.rows(SQL["definition_hashes"], after, limit))
+        return [row[0] for row in rows]
 
     async def read_requests(self, job_id: str) -> list[Request]:
         rows = await self._read(lambda connection: connection.rows(SQL["inbox_of_id"], job_id))
@@ -336,9 +343,22 @@ class PostgresJobStore(JobStore):
         return await self._read(self._workers.list)
 
     async def delete(self, job_id: str) -> bool:
-        call = lambda connection: self._tables.delete_trees(connection, "deletable", job_id)  # noqa: E731
+        async def call(connection: Connection) -> int:
+            return await self._tables.delete_trees(connection, await connection.rows(SQL["deletable"], job_id))
+
         return bool(await self._write("call", call))
 
-    async def delete_final(self, before_us: int, limit: int) -> int:
-        call = lambda connection: self._tables.delete_trees(connection, "final_before", before_us, limit)  # noqa: E731
+    async def delete_final(self, before_us: int, limit: int, within_s: float = DELETE_S) -> int:
+        call = lambda connection: self._tables.delete_final(connection, before_us, limit, within_s)  # noqa: E731
         return int(await self._write("call", call))
+
+    # ── the schema as a whole ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def facts(self) -> StoreFacts:
+        return await read_facts(self.place, self._tables.now_us)
+
+    async def verify(self) -> list[Flaw]:
+        return await find_flaws(self.place)
+
+    async def vacuum(self) -> Vacuumed:
+        return await vacuum(self.place)

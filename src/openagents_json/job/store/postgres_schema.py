@@ -33,7 +33,7 @@ async def migrate(connection: Connection, place: Place) -> None:
     with connection.watched():
         await connection.run(f"BEGIN READ ONLY;{place.preamble(writes=False)}")
         await _check_server(connection, place)
-        missing = await _missing(connection, place)
+        missing = await missing_migrations(connection, place)
         await connection.run("COMMIT")
     if missing:
         with connection.watched(MIGRATING_S):
@@ -44,7 +44,7 @@ async def is_made(connection: Connection, place: Place) -> bool:
     """Whether the schema is there; only reads. Errors as with `migrate`."""
     with connection.watched():
         await connection.run(f"BEGIN READ ONLY;{place.preamble(writes=False)}")
-        missing = await _missing(connection, place)
+        missing = await missing_migrations(connection, place)
         await connection.run("COMMIT")
     return not missing or missing[0].number > 1
 
@@ -54,7 +54,7 @@ async def _apply(connection: Connection, place: Place) -> None:
         f"BEGIN;{place.preamble(writes=False)}SET LOCAL statement_timeout = 0;SET LOCAL lock_timeout = 0"
     )
     await connection.value("SELECT pg_advisory_xact_lock($1, $2)", _LOCKS, _key_of(place.schema))
-    missing = await _missing(connection, place)  # another process may have been here meanwhile
+    missing = await missing_migrations(connection, place)  # another process may have been here meanwhile
     if missing and missing[0].number == 1:
         await connection.run(f"CREATE SCHEMA IF NOT EXISTS {place.schema};{_MIGRATIONS_TABLE}")
     for migration in missing:
@@ -77,7 +77,7 @@ async def _check_server(connection: Connection, place: Place) -> None:
         raise StoreUnavailable(f"{place.shown} is a standby, which cannot be written. Give the primary's address.")
 
 
-async def _missing(connection: Connection, place: Place) -> list[Migration]:
+async def missing_migrations(connection: Connection, place: Place) -> list[Migration]:
     """The migrations that a schema still needs: all of them if it is empty. Only reads."""
     known = migrations("postgres")
     tables = [row[0] for row in await connection.rows(_TABLES, place.schema)]

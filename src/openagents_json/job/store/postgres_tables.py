@@ -11,6 +11,7 @@ from openagents_json.clock import Clock
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL
+from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
 from openagents_json.job.store.postgres_commits import (
     commit_all,
     commit_running,
@@ -171,10 +172,23 @@ class PostgresTables:
 
     # ── deleting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def delete_trees(self, connection: Connection, name: str, *values: Any) -> int:
-        """Delete the jobs that a statement finds with their attached children; one whose children are not all final
+    async def delete_final(self, connection: Connection, before_us: int, limit: int, within_s: float) -> int:
+        """As the verb of the store says."""
+        allowance, count = Allowance(within_s, self._clock), 0
+        at = (-1, -1)  # (completed_us, key) behind which to look: jobs that have to stay are passed over
+        while count < limit and not (count and allowance.is_spent):
+            values = (*at, before_us, min(ROOTS_AT_ONCE, limit - count))
+            found = await connection.rows(SQL["final_before"], *values)
+            if not found:
+                break
+            at = (found[-1]["completed_us"], found[-1]["key"])
+            count += await self.delete_trees(connection, found)
+        return count
+
+    async def delete_trees(self, connection: Connection, found: Sequence[Row]) -> int:
+        """Delete these jobs, which are locked, with their attached children; one whose children are not all final
         stays. How many were deleted, children not counted."""
-        roots = {row["id"]: row["key"] for row in await connection.rows(SQL[name], *values)}
+        roots = {row["id"]: row["key"] for row in found}
         if not roots:
             return 0
         children: dict[str, list[int]] = {job_id: [] for job_id in roots}

@@ -21,6 +21,7 @@ from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
@@ -47,8 +48,10 @@ from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, re
 from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_tables import SqliteTables
+from openagents_json.job.store.sqlite_upkeep import find_flaws, read_facts, vacuum
 from openagents_json.job.store.sqlite_workers import SqlitePulse, SqliteWorkers, thread_ended
 from openagents_json.job.store.sqlite_writer import Operation, SqliteWriter
+from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.job.store.waiters import Outcome
 
 READERS = 2
@@ -59,6 +62,8 @@ T = TypeVar("T")
 
 class SqliteJobStore(JobStore):
     """Jobs in a SQLite file. `path` is created when it is missing; its folder must exist."""
+
+    vacuum_holds_up = True
 
     def __init__(
         self,
@@ -265,6 +270,12 @@ class SqliteJobStore(JobStore):
 
         return await self._read(question)
 
+    async def definition_hashes(self, after: str = "", limit: int = 1_000) -> list[str]:
+        values = (after, limit)
+        return await self._read(
+            lambda connection: [one for (one,) in connection.execute(SQL["definition_hashes"], values)]
+        )
+
     async def read_requests(self, job_id: str) -> list[Request]:
         def question(connection: sqlite3.Connection) -> list[Request]:
             return [request_of(row) for row in connection.execute(SQL["inbox_of_id"], (job_id,))]
@@ -453,12 +464,21 @@ class SqliteJobStore(JobStore):
 
         return await self._write("call", call)  # type: ignore[no-any-return]
 
-    async def delete_final(self, before_us: int, limit: int) -> int:
-        def call(connection: sqlite3.Connection) -> int:
-            found = connection.execute(SQL["final_before"], (before_us, limit)).fetchall()
-            return self._tables.delete_trees(connection, found)
+    async def delete_final(self, before_us: int, limit: int, within_s: float = DELETE_S) -> int:
+        return await self._write(  # type: ignore[no-any-return]
+            "call", lambda connection: self._tables.delete_final(connection, before_us, limit, within_s)
+        )
 
-        return await self._write("call", call)  # type: ignore[no-any-return]
+    # ── the file as a whole ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def facts(self) -> StoreFacts:
+        return await asyncio.to_thread(read_facts, self.path, self.clock)
+
+    async def verify(self) -> list[Flaw]:
+        return await asyncio.to_thread(find_flaws, self.path)
+
+    async def vacuum(self) -> Vacuumed:
+        return await asyncio.to_thread(vacuum, self.path)
 
     # ── the writer's thread: inside a transaction ─────────────────────────────────────────────────────────────────
 

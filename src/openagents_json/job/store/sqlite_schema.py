@@ -54,7 +54,7 @@ def check_place(path: Path) -> None:
     # No `connect`: its journal mode would be written into a file that may belong to somebody else.
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=10.0)) as connection:
         connection.execute("BEGIN")
-        _missing(connection, path)
+        missing_migrations(connection, path)
         connection.execute("ROLLBACK")
 
 
@@ -66,7 +66,7 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
     """
     connection.execute("BEGIN EXCLUSIVE")
     try:
-        missing = _missing(connection, path)
+        missing = missing_migrations(connection, path)
         if missing and missing[0].number == 1:
             connection.execute(
                 "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, "
@@ -87,7 +87,7 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
         raise
 
 
-def _missing(connection: sqlite3.Connection, path: Path) -> list[Migration]:
+def missing_migrations(connection: sqlite3.Connection, path: Path) -> list[Migration]:
     """The migrations that a database still needs: all of them if it is empty. Only reads."""
     known = migrations("sqlite")
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]

@@ -11,6 +11,7 @@ from openagents_json.clock import SECOND_US, Clock
 from openagents_json.errors import LeaseLost, LimitReached, RequestsPending, StoreError
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
+from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
 from openagents_json.job.store.limits import Entry, Limit
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.rows import history_rows, required_by, requirement
@@ -380,6 +381,19 @@ class SqliteTables:
                 job.requests, job.limit, job.has_slot,
             )  # fmt: skip
         return claims
+
+    def delete_final(self, connection: sqlite3.Connection, before_us: int, limit: int, within_s: float) -> int:
+        """As the verb of the store says."""
+        allowance, count = Allowance(within_s, self._clock), 0
+        at = (-1, -1)  # (completed_us, key) behind which to look: jobs that have to stay are passed over
+        while count < limit and not (count and allowance.is_spent):
+            values = (*at, before_us, min(ROOTS_AT_ONCE, limit - count))
+            found = connection.execute(SQL["final_before"], values).fetchall()
+            if not found:
+                break
+            at = (found[-1][2], found[-1][0])
+            count += self.delete_trees(connection, [(key, job_id) for key, job_id, _ in found])
+        return count
 
     def delete_trees(self, connection: sqlite3.Connection, roots: list[tuple[int, str]]) -> int:
         """Delete these jobs with their attached children; one whose children are not all final stays."""

@@ -142,6 +142,18 @@ class FamilyContract(WithClock):
         assert await store.delete_final(clock.now_us(), 10) == 1
         assert await store.read(child.job_id) is None
 
+    async def test_parent_that_has_to_stay_does_not_keep_later_jobs(self, store: JobStore, clock: FakeClock) -> None:
+        parent = await begin(store, clock)
+        child = child_of(clock, parent.job_id, start=False)
+        await store.commit(replace(parent.commit_of(parent.succeeded("first")), children=[child]))
+        await parent.commit(store, parent.succeeded("second"))
+        clock.advance(1)
+        late = (await begin(store, clock, document=QUIET)).job_id
+        clock.advance(100)
+        assert [await store.delete_final(clock.now_us(), 1) for _ in range(2)] == [1, 0]
+        assert await store.read(late) is None
+        assert await store.read(parent.job_id) is not None
+
     async def test_retention_leaves_children_to_their_parents(self, store: JobStore, clock: FakeClock) -> None:
         parent = await begin(store, clock)
         child = child_of(clock, parent.job_id)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from openagents_json.job.model import FINAL, JobStatus
+from openagents_json.job.machine import Requested
+from openagents_json.job.model import FINAL, JobPriority, JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
+    CALLS,
+    OTHER_CALLS,
     QUIET,
     Holder,
     WithClock,
@@ -15,9 +20,12 @@ from openagents_json.job.store.contract.jobs import (
     bring_to,
     claim_one,
     history,
+    plan_of,
     read,
     request,
+    summary,
 )
+from openagents_json.job.store.deleting import ROOTS_AT_ONCE
 from openagents_json.job.store.query import build_query
 from openagents_json.testing import FakeClock
 
@@ -81,6 +89,89 @@ class UpkeepContract(WithClock):
         assert left == {unfinished, young}
         for job_id in old:
             assert await store.read(job_id) is None
+
+    async def test_transaction_that_deletes_ends_when_its_time_is_up(self, store: JobStore, clock: FakeClock) -> None:
+        old = [(await begin(store, clock, document=QUIET)).job_id for _ in range(2 * ROOTS_AT_ONCE + 3)]
+        clock.advance(60)
+        before_us, counts = clock.now_us(), []
+        while deleted := await store.delete_final(before_us, len(old), within_s=0.0):
+            counts.append(deleted)
+        assert sum(counts) == len(old)
+        assert max(counts) <= ROOTS_AT_ONCE, "the time was up after the first few"
+        assert await store.list_jobs(build_query()) == []
+
+    async def test_commit_waits_for_one_transaction_that_deletes(self, store: JobStore, clock: FakeClock) -> None:
+        """And for one more that it shares: deletes may go with it."""
+        for _ in range(4 * ROOTS_AT_ONCE):
+            await begin(store, clock, document=QUIET)
+        holder = await begin(store, clock)
+        clock.advance(60)
+        before_us, batches, waits = clock.now_us(), 0, []
+
+        async def delete_all() -> None:
+            nonlocal batches
+            while await store.delete_final(before_us, 1_000, within_s=0.0):
+                batches += 1
+                await asyncio.sleep(0)
+
+        deleting = asyncio.create_task(delete_all())
+        for priority in ("HIGH", "LOW", "CRITICAL"):
+            begun = batches
+            await holder.commit(store, Requested("set_priority", "somebody", None, {"priority": priority}))
+            waits.append(batches - begun)
+        await deleting
+        assert batches >= 4
+        assert max(waits) <= 2
+        assert (await summary(store, holder.job_id)).priority == JobPriority.CRITICAL
+
+    async def test_facts_count_what_is_there(self, store: JobStore, clock: FakeClock) -> None:
+        first_us = clock.now_us()
+        ended = await begin(store, clock, document=QUIET)
+        clock.advance(60)
+        await accept(store, clock)
+        await accept(store, clock, OTHER_CALLS, start=False)
+        await store.register_worker("w1")
+        facts = await store.facts()
+        assert facts.jobs == {JobStatus.COMPLETED: 1, JobStatus.QUEUED: 1, JobStatus.CREATED: 1}
+        assert facts.events == ended.state.number + 2 + 1
+        assert (facts.definitions, facts.workers, facts.leaks) == (3, 1, 0)
+        assert (facts.oldest_us, facts.newest_us) == (first_us, clock.now_us())
+        assert (facts.schema, facts.pending) == (facts.known_schema, ())
+        assert facts.disk_bytes == sum(facts.sizes.values())
+
+    async def test_facts_of_an_empty_store(self, store: JobStore, clock: FakeClock) -> None:
+        facts = await store.facts()
+        assert (facts.jobs, facts.events, facts.definitions, facts.workers) == ({}, 0, 0, 0)
+        assert (facts.oldest_us, facts.newest_us) == (None, None)
+
+    async def test_hashes_of_definitions_come_in_order_and_in_pages(self, store: JobStore, clock: FakeClock) -> None:
+        for document in (CALLS, OTHER_CALLS, QUIET, CALLS):
+            await accept(store, clock, document)
+        hashes = sorted(plan_of(document).workflow.content_hash for document in (CALLS, OTHER_CALLS, QUIET))
+        assert await store.definition_hashes() == hashes
+        assert await store.definition_hashes("", 2) == hashes[:2]
+        assert await store.definition_hashes(hashes[1], 2) == hashes[2:]
+        assert await store.definition_hashes(hashes[2]) == []
+
+    async def test_store_of_jobs_of_every_status_has_no_flaws(self, store: JobStore, clock: FakeClock) -> None:
+        for status in (JobStatus.WAITING, JobStatus.PAUSED, *FINAL, JobStatus.RUNNING):
+            await bring_to(store, clock, status)
+        held = await store.hold(await accept(store, clock, start=False), "caller", request("start"))
+        assert held is not None
+        assert await store.verify() == []
+
+    async def test_vacuum_keeps_every_answer(self, store: JobStore, clock: FakeClock) -> None:
+        for _ in range(3):
+            await begin(store, clock, document=QUIET)
+        kept = await bring_to(store, clock, JobStatus.PAUSED)
+        clock.advance(1)
+        assert await store.delete_final(clock.now_us(), 10) == 3
+        before = await read(store, kept.job_id)
+        done = await store.vacuum()
+        assert done.after_bytes <= done.before_bytes + 1024 * 1024  # maps of free room may be made
+        assert await read(store, kept.job_id) == before
+        again = await accept(store, clock)
+        assert (await claim_one(store, clock)).job_id == again
 
     async def test_counters_rise_with_what_is_written(self, store: JobStore, clock: FakeClock) -> None:
         before = store.stats()

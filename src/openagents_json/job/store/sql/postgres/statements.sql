@@ -420,9 +420,10 @@ SELECT key, id FROM jobs WHERE id = $1 AND owner IS NULL AND parent_id IS NULL
 AND status IN ('CREATED', 'COMPLETED', 'FAILED', 'CANCELLED') FOR UPDATE;
 
 -- name: final_before
--- Jobs that became final before a time, and are no attached children.
-SELECT key, id FROM jobs WHERE completed_us IS NOT NULL AND parent_id IS NULL AND completed_us < $1
-ORDER BY completed_us LIMIT $2 FOR UPDATE SKIP LOCKED;
+-- Jobs that became final before a time, and are no attached children, from a place in their order on.
+SELECT key, id, completed_us FROM jobs
+WHERE completed_us IS NOT NULL AND (completed_us, key) > ($1, $2) AND completed_us < $3 AND parent_id IS NULL
+ORDER BY completed_us, key LIMIT $4 FOR UPDATE SKIP LOCKED;
 
 -- name: attached
 -- The attached children of jobs, and theirs, with whether each may be deleted.
@@ -513,3 +514,50 @@ UPDATE leaks SET error = $2, tries = tries + 1 WHERE key = $1 RETURNING key;
 -- name: leak_drop
 -- A leak is gone.
 DELETE FROM leaks WHERE key = $1 RETURNING key;
+
+-- name: facts_of_jobs
+-- How many jobs there are by status, how many events they have, and when the first and the last of them was created.
+SELECT status, count(*) AS count, sum(last_event)::bigint AS events, min(created_us) AS oldest_us,
+       max(created_us) AS newest_us
+FROM jobs GROUP BY status ORDER BY status;
+
+-- name: facts_beside_jobs
+-- How many definitions, leaks and live workers there are, and how the queue ages.
+SELECT (SELECT count(*) FROM definitions) AS definitions, (SELECT count(*) FROM leaks) AS leaks,
+       (SELECT count(*) FROM workers WHERE lease_until_us > (SELECT store_now($1)) AND NOT has_left) AS workers,
+       (SELECT value FROM meta WHERE name = 'aging_s') AS aging_s;
+
+-- name: sizes
+-- Tables of a schema with their bytes, indexes and all.
+SELECT relname, pg_total_relation_size(pg_class.oid) FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND relname = ANY($2::text[]) AND relkind = 'r' ORDER BY 2 DESC, 1;
+
+-- name: definition_hashes
+-- Hashes of definitions above one, in order.
+SELECT hash FROM definitions WHERE hash COLLATE "C" > $1 ORDER BY hash COLLATE "C" LIMIT $2;
+
+-- name: invalid_indexes
+-- Indexes of a schema that the server does not use.
+SELECT relname FROM pg_catalog.pg_index JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND NOT (indisvalid AND indisready) ORDER BY relname;
+
+-- name: checksum_failures
+-- Pages of this database whose checksum was wrong when they were read; NULL where the server keeps none.
+SELECT checksum_failures FROM pg_catalog.pg_stat_database WHERE datname = current_database();
+
+-- name: stray_rows
+-- Rows that belong to no job, by table: how many, and the keys of some of the jobs.
+WITH stray AS (
+  SELECT 'history' AS name, job FROM history UNION ALL SELECT 'inbox', job FROM inbox
+  UNION ALL SELECT 'snapshots', job FROM snapshots UNION ALL SELECT 'output', job FROM output
+  UNION ALL SELECT 'abandoned', job FROM abandoned
+), counted AS (
+  SELECT name, job, count(*) AS number FROM stray WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.key = stray.job)
+  GROUP BY name, job
+), ranked AS (
+  SELECT name, job, number, row_number() OVER (PARTITION BY name ORDER BY job) AS place FROM counted
+)
+SELECT name, sum(number)::bigint, string_agg('key ' || job, ', ' ORDER BY job) FILTER (WHERE place <= $1)
+FROM ranked GROUP BY name ORDER BY name;

@@ -293,9 +293,10 @@ SELECT key, id FROM jobs WHERE id = ? AND owner IS NULL AND parent_id IS NULL
 AND status IN ('CREATED', 'COMPLETED', 'FAILED', 'CANCELLED');
 
 -- name: final_before
--- Jobs that became final before a time, and are no attached children.
-SELECT key, id FROM jobs WHERE completed_us IS NOT NULL AND parent_id IS NULL AND completed_us < ?
-ORDER BY completed_us LIMIT ?;
+-- Jobs that became final before a time, and are no attached children, from a place in their order on.
+SELECT key, id, completed_us FROM jobs
+WHERE completed_us IS NOT NULL AND (completed_us, key) > (?, ?) AND completed_us < ? AND parent_id IS NULL
+ORDER BY completed_us, key LIMIT ?;
 
 -- name: attached
 -- The attached children of a job, and theirs, with whether each may be deleted.
@@ -451,3 +452,34 @@ UPDATE jobs SET slot = 0 WHERE key = ? AND status = 'QUEUED' AND slot = 1 AND ow
 -- name: limit_of
 -- How a job stands with its limit.
 SELECT limit_key, limit_max, limit_hold, limit_overflow, slot FROM jobs WHERE id = ? AND limit_key IS NOT NULL;
+
+-- name: facts_of_jobs
+-- How many jobs there are by status, how many events they have, and when the first and the last of them was created. In
+-- every schema, like the next two.
+SELECT status, count(*), sum(last_event), min(created_us), max(created_us) FROM jobs GROUP BY status ORDER BY status;
+
+-- name: facts_beside_jobs
+-- How many definitions and leaks there are.
+SELECT (SELECT count(*) FROM definitions), (SELECT count(*) FROM leaks);
+
+-- name: workers_leased
+-- Everybody whose lease has not ended.
+SELECT id FROM workers WHERE lease_until_us > ?;
+
+-- name: definition_hashes
+-- Hashes of definitions above one, in order.
+SELECT hash FROM definitions WHERE hash > ? ORDER BY hash LIMIT ?;
+
+-- name: stray_rows
+-- Rows that belong to no job, by table: how many, and the keys of some of the jobs.
+WITH stray (name, job) AS (
+  SELECT 'history', job FROM history UNION ALL SELECT 'inbox', job FROM inbox
+  UNION ALL SELECT 'snapshots', job FROM snapshots UNION ALL SELECT 'output', job FROM output
+  UNION ALL SELECT 'abandoned', job FROM abandoned
+), counted (name, job, number) AS (
+  SELECT name, job, count(*) FROM stray WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.key = stray.job)
+  GROUP BY name, job
+), ranked (name, job, number, place) AS (
+  SELECT name, job, number, row_number() OVER (PARTITION BY name ORDER BY job) FROM counted
+)
+SELECT name, sum(number), group_concat(CASE WHEN place <= ? THEN 'key ' || job END, ', ') FROM ranked GROUP BY name;
