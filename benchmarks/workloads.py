@@ -19,7 +19,7 @@ from benchmarks.bare import JobRows
 from benchmarks.verify import check_history
 from openagents_json import JobManager, OpenAgentsApp
 
-CLIENTS = 512  # jobs that wait to be finished at a time, where a workload has many
+CLIENTS = 200  # jobs that wait to be finished at a time: fewer than a worker runs, so that each begins at once
 CHAIN = 500
 WIDE = 500
 CREATED_AT_ONCE = 10_000

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from openagents_json import JobManager
+from openagents_json import JobManager, StepContext
 from openagents_json.errors import StoreError, StoreUnavailable
 from openagents_json.job.engine import heart as heart_module
 from openagents_json.job.engine import meter as meter_module
 from openagents_json.job.engine.heart import Heart
 from openagents_json.job.engine.meter import Meter
-from openagents_json.job.store import MemoryJobStore, SqliteJobStore
-from tests.engine.support import SAFETY_S
+from openagents_json.job.store import Claim, MemoryJobStore, SqliteJobStore
+from tests.engine.support import SAFETY_S, final, seen
 
 LEASE_S = 0.3
 
@@ -58,6 +58,7 @@ class Told:
     def __init__(self) -> None:
         self.dead = asyncio.Event()
         self.ending = asyncio.Event()
+        self.sure = asyncio.Event()
         self.error: StoreError | None = None
 
     def lease_is_ending(self, error: StoreError) -> None:
@@ -65,8 +66,10 @@ class Told:
         self.ending.set()
 
 
-def begin(pulse: Pulse, told: Told) -> Heart:
-    return Heart(pulse, LEASE_S, Meter(), told.dead.set, told.lease_is_ending)
+def begin(pulse: Pulse, told: Told, registered_s: float = 0.0) -> Heart:
+    """`registered_s` seconds after the worker began to register."""
+    since_s = time.monotonic() - registered_s
+    return Heart(pulse, LEASE_S, Meter(), told.dead.set, told.lease_is_ending, told.sure.set, since_s)
 
 
 @pytest.mark.guarantee("G5")
@@ -119,12 +122,81 @@ async def test_worker_that_cannot_renew_is_told_before_its_lease_ends() -> None:
     pulse.wait_beats(3)
     await asyncio.sleep(0)
     assert not told.ending.is_set(), "it is told once"
+    assert not told.sure.is_set() and not heart.is_lease_sure
     pulse.answer = lambda: True
-    await asyncio.to_thread(pulse.wait_beats, 2)
+    async with asyncio.timeout(SAFETY_S):
+        await told.sure.wait()
     pulse.answer = unavailable
     async with asyncio.timeout(SAFETY_S):
         await told.ending.wait()  # it was well in between, so it is told again
     heart.stop()
+
+
+@pytest.mark.guarantee("G5")
+async def test_lease_of_a_registration_that_took_long_is_not_sure_until_the_first_beat() -> None:
+    may_answer = threading.Event()
+    pulse, told = Pulse(lambda: may_answer.wait(SAFETY_S)), Told()
+    heart = begin(pulse, told, registered_s=LEASE_S)
+    assert not heart.is_lease_sure
+    may_answer.set()
+    async with asyncio.timeout(SAFETY_S):
+        await told.sure.wait()
+    heart.stop()
+
+
+@pytest.mark.guarantee("G5")
+async def test_worker_that_may_lose_its_leases_begins_no_step_until_they_are_renewed() -> None:
+    """It could reach the store and start a step, while another worker takes the job over and starts the same step."""
+    store = MemoryJobStore(lease_s=LEASE_S)
+    jobs: list[str] = []
+    reaches = threading.Event()
+    pulse = Pulse(lambda: reaches.is_set() or unavailable())
+    store.pulse = lambda worker: pulse  # type: ignore[method-assign]
+    called: list[int] = []
+    async with JobManager(store_type=store) as manager:
+
+        @manager.components.tool("gate")
+        async def gate(context: StepContext) -> None:
+            called.append(context.attempt)
+            await asyncio.Event().wait() if context.attempt == 1 else None
+
+        manager.workflows.register({"id": "w", "steps": [{"id": "s", "component": "gate"}]})
+        jobs.append(await manager.create_job("w", start=True))
+        await seen(manager, jobs[0], "attempt.lost")  # the heart has had it stopped
+        jobs.append(await manager.create_job("w", start=True))
+        await asyncio.to_thread(pulse.wait_beats, 3)
+        assert called == [1]
+        reaches.set()
+        assert await final(manager, jobs[0]) == "COMPLETED"
+        await seen(manager, jobs[1], "attempt.started")
+    assert called == [1, 2, 1]
+
+
+async def test_open_that_fails_leaves_no_heart_behind_and_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heart that nobody stops would keep the leases of a worker that has long ended."""
+    store = MemoryJobStore(lease_s=LEASE_S)
+    jobs, hold_orphans = JobManager(store_type=store), store.hold_orphans
+
+    async def damaged(worker: str, limit: int) -> list[Claim]:
+        monkeypatch.setattr(store, "hold_orphans", hold_orphans)
+        raise StoreError("damaged")
+
+    monkeypatch.setattr(store, "hold_orphans", damaged)
+    before = hearts()
+    with pytest.raises(StoreError, match="damaged"):
+        await jobs.open()
+    assert [heart for heart in hearts() - before if not _ends(heart)] == []
+    async with jobs:
+        assert len(hearts() - before) == 1
+
+
+def hearts() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "openagents-heartbeat"}
+
+
+def _ends(thread: threading.Thread) -> bool:
+    thread.join(SAFETY_S)
+    return not thread.is_alive()
 
 
 @pytest.mark.guarantee("G5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from typing import Any
@@ -46,6 +47,21 @@ async def test_no_more_steps_than_allowed_run_at_a_time(bench: Bench, component:
         for job_id in ids:
             assert await final(jobs, job_id) == "COMPLETED"
         assert (await jobs.health())["steps"] == 0
+
+
+async def test_slot_of_a_step_that_is_told_to_stop_stays_taken_until_its_code_has_ended(bench: Bench) -> None:
+    async with bench.manager(max_steps=1) as jobs, contextlib.AsyncExitStack() as stack:
+        stack.callback(bench.open_gates)  # whatever fails, the manager closes without moving the clock
+        first = await jobs.create_job(bench.one("stubborn", "first"), start=True)
+        await bench.gate().wait_entered()
+        second = await jobs.create_job(bench.one("gate", "second", inputs={"name": "second"}), start=True)
+        await seen(jobs, second, "job.started")
+        await jobs.cancel_job(first)
+        await seen(jobs, first, "job.cancel_requested")
+        await bench.pass_time(0.1, 0.1)
+        assert bench.gate("second").contexts == []
+        bench.open_gates()
+        assert [await final(jobs, one) for one in (first, second)] == ["CANCELLED", "COMPLETED"]
 
 
 async def test_threads_that_are_short_do_not_hold_up_inline_steps(bench: Bench) -> None:

@@ -424,6 +424,7 @@ async def test_job_of_a_thousand_events_gets_a_snapshot_that_tells_the_same(benc
         await jobs.pause_job(job_id)
         bench.gate().open()
         await seen(jobs, job_id, "job.paused")
+    await bench.check()
     bench.gate().shut()
     async with bench.manager() as jobs:
         await jobs.resume_job(job_id)

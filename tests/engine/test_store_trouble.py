@@ -13,7 +13,7 @@ import pytest
 from openagents_json import JobManager
 from openagents_json.errors import LeaseLost, StoreUnavailable
 from openagents_json.job.store import Commit, JobStore, Request
-from tests.engine.support import Bench, final, history, seen, types, written
+from tests.engine.support import Bench, final, history, seen, types, vanish, written
 
 VERBS = [
     "create", "create_held", "read", "read_summary", "read_events", "list_jobs", "read_definition", "claim", "hold",
@@ -156,6 +156,42 @@ async def test_verb_whose_request_could_not_be_stored_says_so_and_changes_nothin
     assert await types(jobs, job_id) == ["job.created"]
     await jobs.start_job(job_id)
     assert await final(jobs, job_id) == "COMPLETED"
+
+
+@pytest.mark.guarantee("G12")
+async def test_lease_that_was_taken_for_a_late_request_is_used_when_the_store_is_back(bench: Bench) -> None:
+    """Who takes it and cannot go on has it already when it asks again."""
+    async with bench.manager(worker=False) as asker:
+        job_id = await asker.create_job(bench.one("note"))
+        request = Request("cancel:late", "cancel", "somebody", None, bench.clock.now_us(), {"force": False})
+        held = await asker.store.hold(job_id, asker.worker_id, request)
+        assert held is not None and held.claim is not None
+        await asker.store.release(held.claim)
+    async with bench.manager(worker=False) as jobs:
+        trouble = Trouble(jobs.store)
+        trouble.fail("read_definition")
+        jobs._worker.posted([job_id])
+        assert await during(bench, jobs, final(jobs, job_id)) == "CANCELLED"
+        assert trouble.failures == {"read_definition": 1}
+
+
+@pytest.mark.guarantee("G12")
+async def test_manager_opens_although_the_store_goes_away_while_it_takes_over_jobs(bench: Bench) -> None:
+    """It may have taken leases by then: they are not dropped, and the jobs go on."""
+    dead = bench.manager()
+    await dead.open()
+    job_id = await dead.create_job(bench.one("gate"), start=True)
+    await bench.gate().wait_entered()
+    await vanish(dead)
+    bench.clock.advance(31)
+    store = bench.store()
+    trouble = Trouble(store)
+    trouble.fail("read_definition", 2)
+    trouble.fail("hold_orphans", 1)
+    bench.open_gates()
+    async with bench.manager(store) as jobs:
+        assert await during(bench, jobs, final(jobs, job_id)) == "COMPLETED"
+    assert trouble.failures == {"read_definition": 2, "hold_orphans": 1}
 
 
 @pytest.mark.guarantee("G12")

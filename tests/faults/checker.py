@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openagents_json.clock import as_microseconds
+from openagents_json.errors import StoreError
 from openagents_json.job.events import Event, unknown_keys
 from openagents_json.job.machine import JobState, encode_snapshot, fold
 from openagents_json.job.machine.state import decode_snapshot
@@ -293,7 +294,10 @@ async def read_records(store: JobStore) -> list[Record]:
             events += page
         state = fold(plan, events)
         if stored.snapshot is not None:
-            from_snapshot = fold(plan, stored.events, decode_snapshot(stored.snapshot, plan))
+            try:
+                from_snapshot = fold(plan, stored.events, decode_snapshot(stored.snapshot, plan))
+            except StoreError as error:
+                raise AssertionError(f"the snapshot of job {summary.id} does not fit its history") from error
             assert encode_snapshot(from_snapshot) == encode_snapshot(state), "the snapshot tells another story"
         records.append(Record(stored.summary, events, state))
     return records

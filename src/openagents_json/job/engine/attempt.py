@@ -96,6 +96,11 @@ class Attempt:
         """Report a failure that comes before the call."""
         self._finish(self._failure(error))
 
+    def skip(self, reason: str) -> None:
+        """Report that it was stopped before the call."""
+        self._stop_reason = reason
+        self._finish(self._stopped_or_timed_out())
+
     def stop(self, reason: str, grace_s: float) -> None:
         """Tell the component to stop; kill it if it has not ended after `grace_s`, or abandon it if that cannot be."""
         if self._stop_reason is None and not self._timed_out:

@@ -156,7 +156,9 @@ def begin_attempt(worker: Worker, state: JobState, call: Call, attempt: Attempt)
     """Fetch the secrets that the inputs need, render them, and make the call. Whatever is wrong fails the attempt."""
     run = call.run
     node, name = state.node(run), run.component or ""
-    if attempt.component is worker.missing_component:
+    if (reason := worker.why_nothing_begins) is not None:  # since the commit was begun
+        attempt.skip(reason)  # another worker may run the step by now, or soon
+    elif attempt.component is worker.missing_component:
         attempt.fail(worker.why_missing(name))
     elif refusal := isolation_refusal(attempt.component.is_async, attempt.isolation, name):
         attempt.fail(refusal)

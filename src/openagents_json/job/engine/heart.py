@@ -31,7 +31,9 @@ STOP_BEFORE = 0.7  # of a lease: when so much of it has gone by without a heartb
 
 
 class Heart:
-    """One per worker, where time is real. `taken_for_dead` and `lease_is_ending` are called in the event loop."""
+    """One per worker, where time is real. What it tells is called in the event loop: `taken_for_dead`,
+    `lease_is_ending`, and after that `lease_is_sure` once a heartbeat has succeeded. `renewed_s` is when the worker
+    began to register, by the monotonic clock: its leases count from then on."""
 
     def __init__(
         self,
@@ -40,27 +42,39 @@ class Heart:
         meter: Meter,
         taken_for_dead: Callable[[], object],
         lease_is_ending: Callable[[StoreError], object],
+        lease_is_sure: Callable[[], object],
+        renewed_s: float,
     ) -> None:
         self._pulse = pulse
         self._lease_s = lease_s
         self._meter = meter
         self._taken_for_dead = taken_for_dead
         self._lease_is_ending = lease_is_ending
+        self._lease_is_sure = lease_is_sure
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._stop = threading.Event()
-        self._renewed_s = time.monotonic()  # when the last heartbeat that succeeded was begun
-        self._is_told = False  # that the lease is about to end
+        self._renewed_s = renewed_s  # when the last heartbeat that succeeded was begun
+        self._is_told = self._is_late  # that the lease is about to end
         self._blocked_since_s: float | None = None  # the tick that the loop is stuck after, once that was logged
         self._thread = threading.Thread(target=self._run, name="openagents-heartbeat", daemon=True)
         self._thread.start()
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._renewed_s >= self._lease_s * STOP_BEFORE
+
+    @property
+    def is_lease_sure(self) -> bool:
+        """Whether the leases are good for a while yet, as far as was told."""
+        return not self._is_told
 
     def stop(self) -> None:
         """No more heartbeats. One that is on may still end; nobody waits for it."""
         self._stop.set()
 
     def _run(self) -> None:
-        next_s = time.monotonic() + self._lease_s / 3
+        next_s = self._renewed_s + self._lease_s / 3
         while not self._stop.wait(min(LOOK_S, max(next_s - time.monotonic(), 0.0))):
             self._look_at_loop()
             if time.monotonic() >= next_s:
@@ -81,11 +95,13 @@ class Heart:
             return min(self._lease_s / 10, 1.0)
         if not is_alive and not self._stop.is_set():  # else it has signed off meanwhile
             self._tell(self._taken_for_dead)
+        elif self._is_told:
+            self._tell(self._lease_is_sure)
         self._renewed_s, self._is_told = began_s, False
         return self._lease_s / 3
 
     def _note_failure(self, error: StoreError) -> None:
-        if not self._is_told and time.monotonic() - self._renewed_s >= self._lease_s * STOP_BEFORE:
+        if not self._is_told and self._is_late:
             self._is_told = True
             self._tell(lambda: self._lease_is_ending(error))
 

@@ -310,7 +310,7 @@ class Runner:
         return self._worker.spawn_child(self.state.plan, spec)
 
     def _admit(self, component: str, node: Node | None) -> bool | None:
-        return self._worker.slots.take(self._worker.isolation_of(component, node), self)
+        return self._worker.take_slot(component, node, self)
 
     def _carry_out(self, decision: Decision) -> None:
         for run, reason in decision.stops:

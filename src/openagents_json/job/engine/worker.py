@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import socket
@@ -32,7 +33,7 @@ from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import release_leak
-from openagents_json.job.engine.heart import Heart
+from openagents_json.job.engine.heart import STOP_BEFORE, Heart
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.meter import Meter
 from openagents_json.job.engine.output import Outputs
@@ -120,6 +121,7 @@ class Worker:
         )
         self.store_error: StoreUnavailable | None = None  # the last one, until the store works again
         self.gives_up_on_store = False  # set when stopping has waited long enough
+        self.is_lease_sure = True  # False: our leases may end, so no step begins
         self.missing_component = _missing_component()
         self.outputs = Outputs(self)
         self.meter = Meter()
@@ -141,6 +143,7 @@ class Worker:
         self._empty = asyncio.Event()  # no runner is left
         self._empty.set()
         self._stopping = False
+        self._attempts_are_told = False  # to stop, because we do
         self._was_changed = False  # others had written at the last poll
         self._captures = False  # what components print: from start to stop, if the settings say so
         self._registered = 0  # how many components there were when the store heard of us
@@ -153,16 +156,32 @@ class Worker:
         self._processes: ProcessPool | None = None  # made by the first step that needs one
 
     async def start(self) -> None:
-        """Register, take over what a dead predecessor left, and begin."""
+        """Register, take over what a dead predecessor left, and begin. If that fails nothing has begun."""
+        try:
+            await self._start_up()
+        except BaseException:
+            if self._processes is not None:
+                await self._processes.close(0.0)
+                self._processes = None
+            await self._end_all(lambda: 0.0)
+            self.stop_capture()
+            raise
+
+    async def _start_up(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.gives_up_on_store = False
         self.threads = Threads(self.settings.max_threads)
         self.instances = AgentInstances()
+        began_s = self.loop.time()
         await self._register()
         self.meter.start()
         self._upkeep = self._begin(self._poll, self._hold_again)
         if self.clock.passes_by_itself:
             pulse, lease_s = self.store.pulse(self.id), self.store.lease_s
-            self._heart = Heart(pulse, lease_s, self.meter, self._taken_for_dead, self._lease_is_ending)
+            self._heart = Heart(
+                pulse, lease_s, self.meter, self._taken_for_dead, self._lease_is_ending, self._lease_is_sure, began_s
+            )
+            self.is_lease_sure = self._heart.is_lease_sure
         else:
             self._upkeep += self._begin(self._heartbeat)
         if self._claims:
@@ -178,6 +197,13 @@ class Worker:
             self._loops = self._begin(
                 self._claim, self._wake_due, self._recover, self._try_suspect, self._retain, self._tend_leaks
             )
+
+    @property
+    def why_nothing_begins(self) -> str | None:
+        """The reason why no step may begin now, although its start may be recorded; None if there is none."""
+        if self._attempts_are_told:
+            return "shutdown"
+        return None if self.is_lease_sure else "lost_lease"
 
     @property
     def processes(self) -> ProcessPool:
@@ -210,6 +236,7 @@ class Worker:
             runner.release("worker_stopped")
         told_s = min(self.settings.shutdown_grace_s, timeout_s / 2)
         if not await self._wait_empty(timeout_s - 2 * told_s):
+            self._attempts_are_told = True
             for runner in list(self.runners.values()):
                 runner.stop_attempts("shutdown", told_s / 2)
             if not await self._wait_empty(1.5 * told_s):
@@ -222,6 +249,16 @@ class Worker:
         """Close what steps needed. `left_s` tells how much of the time for stopping is left."""
         if self._processes is not None:
             await self._processes.close(left_s())
+        await self._end_all(left_s)
+        try:
+            async with asyncio.timeout(STORE_S):
+                await self.outputs.close()
+                await self.store.unregister_worker(self.id, threads_run=self._threads_left > 0)
+        except (StoreError, TimeoutError) as error:
+            logger.warning("worker %s could not sign off: %s", self.id, error or "the store does not answer")
+
+    async def _end_all(self, left_s: Callable[[], float]) -> None:
+        """End the tasks, agents, threads and the heart."""
         tasks = [*self._tasks, *self._loops, *self._upkeep]
         for task in tasks:
             task.cancel()
@@ -238,12 +275,6 @@ class Worker:
         self.meter.stop()
         if self._heart is not None:
             self._heart.stop()
-        try:
-            async with asyncio.timeout(STORE_S):
-                await self.outputs.close()
-                await self.store.unregister_worker(self.id, threads_run=self._threads_left > 0)
-        except (StoreError, TimeoutError) as error:
-            logger.warning("worker %s could not sign off: %s", self.id, error or "the store does not answer")
 
     def stop_capture(self) -> None:
         """Give `sys.stdout` and the rest back. May be called twice."""
@@ -346,6 +377,12 @@ class Worker:
         self._threads_left -= 1
         self.spawn(self._thread_ended(job_id), f"thread of {job_id} ended")
 
+    def take_slot(self, component: str, node: Node | None, runner: Runner) -> bool | None:
+        """A slot for a step or a release, as `Slots.take` says; none while our leases may end."""
+        if not self.is_lease_sure:
+            return None  # when they are sure again, every runner looks again
+        return self.slots.take(self.isolation_of(component, node), runner)
+
     def free_slot(self, isolation: Isolation) -> None:
         self.slots.give_back(isolation)
         self.offer_slot()
@@ -411,8 +448,8 @@ class Worker:
     async def _claim(self) -> None:
         """Fill the free job slots from the queue."""
         await self._queue.wait()
-        if self._suspect is not None:
-            return  # it runs alone; when it has ended the event is set again
+        if self._suspect is not None or not self.is_lease_sure:
+            return  # it runs alone, or we may be taken for dead; when that has ended the event is set again
         free = self.settings.max_jobs - len(self.runners)
         if free <= 0:
             return  # the next runner that ends sets the event again
@@ -455,7 +492,9 @@ class Worker:
     def _has_room(self) -> bool:
         """Whether a job may be run without its way through the queue: there is room for it and for all that it would
         overtake there."""
-        if not self._claims or self._stopping or self._suspect is not None or self._queue.length is None:
+        if not self._claims or self._stopping or self._suspect is not None or not self.is_lease_sure:
+            return False
+        if self._queue.length is None:
             return False
         return len(self.runners) + self._queue.length < self.settings.max_jobs
 
@@ -579,13 +618,28 @@ class Worker:
         logger.error("worker %s was taken for dead; its jobs may run elsewhere, so it stops them", self.id)
         self._stop_all(self.settings.shutdown_grace_s)
         if not self._stopping:
-            self.spawn(self.patiently(self._register), "register again")
+            self.spawn(self._register_again(), "register again")
+
+    async def _register_again(self) -> None:
+        began_s = -math.inf
+        while self.loop.time() - began_s >= self.store.lease_s * STOP_BEFORE:  # its answer came too late
+            began_s = self.loop.time()
+            await self.patiently(self._register)
+        self._lease_is_sure()
+
+    def _lease_is_sure(self) -> None:
+        """Our leases are renewed: steps may begin again, of those jobs that nobody has taken over."""
+        self.is_lease_sure = True
+        self._queue.lost_count()
+        for runner in list(self.runners.values()):
+            runner.look_again()
 
     def _lease_is_ending(self, error: StoreError) -> None:
         logger.error("worker %s cannot renew its leases and stops its steps before they end: %s", self.id, error)
         self._stop_all(min(self.settings.shutdown_grace_s, self.store.lease_s / 10))
 
     def _stop_all(self, grace_s: float) -> None:
+        self.is_lease_sure = False
         for runner in list(self.runners.values()):
             runner.stop_attempts("lost_lease", grace_s)
 
@@ -652,6 +706,8 @@ class Worker:
         """A job under which workers have died is tried once more, alone: if another dies, it is its doing (G6). What
         runs here may end first, in so much time; else another worker has its chance, or we later."""
         await self.clock.sleep(RECOVER_S)
+        if not self.is_lease_sure:
+            return
         for claim in await self.leases.claim(1, self._offers, suspects=True):
             self._suspect = claim
             try:
