@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from openagents_json.errors import StoreError, StoreUnavailable
-from openagents_json.job.model import JobStatus, JobSummary
+from openagents_json.errors import LimitReached, StoreError, StoreUnavailable
+from openagents_json.job.model import JobPriority, JobStatus, JobSummary
+from openagents_json.job.store import postgres_limits
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract import (
     AcceptingContract,
@@ -18,6 +19,8 @@ from openagents_json.job.store.contract import (
     FamilyContract,
     LeaksContract,
     LeaseContract,
+    LimitContract,
+    OverflowContract,
     StoreContract,
     UpkeepContract,
     WorkerContract,
@@ -34,8 +37,12 @@ from openagents_json.job.store.contract.jobs import (
     request,
     settle,
 )
+from openagents_json.job.store.contract.limits import have_slots, limited
+from openagents_json.job.store.limits import limit_key
 from openagents_json.job.store.output import OutputChunk, Piece
 from openagents_json.job.store.postgres import PostgresJobStore
+from openagents_json.job.store.postgres_driver import Connection, Row
+from openagents_json.job.store.postgres_rows import SQL
 from openagents_json.job.store.query import build_query
 from openagents_json.testing import FakeClock
 from tests.contract.grouping import GroupContract
@@ -54,7 +61,14 @@ class TestPostgres(StoreContract):
 
 
 class TestTwoStoresOnOneSchema(
-    AcceptingContract, LeaseContract, WorkerContract, CommitContract, LeaksContract, UpkeepContract
+    AcceptingContract,
+    LeaseContract,
+    WorkerContract,
+    CommitContract,
+    LeaksContract,
+    LimitContract,
+    OverflowContract,
+    UpkeepContract,
 ):
     @pytest.fixture
     async def store(self, postgres: Server, clock: FakeClock) -> AsyncIterator[JobStore]:
@@ -105,7 +119,9 @@ class TestPostgresReopened(StoreContract):
         """Counters begin anew with each opening: not asked here."""
 
 
-class TestThroughAPooler(CommitContract, FamilyContract, LeaksContract, WorkerContract):
+class TestThroughAPooler(
+    CommitContract, FamilyContract, LeaksContract, LimitContract, OverflowContract, WorkerContract
+):
     @pytest.fixture
     async def pooler(self, postgres: Server) -> AsyncIterator[tuple[Pooler, int]]:
         async with pooled(*postgres.address) as made:
@@ -542,3 +558,108 @@ async def test_repeated_create_among_others_is_answered(store: PostgresJobStore,
     assert results[:2] == [earlier.job_id] * 2
     assert "'k'" in str(results[2])
     assert results[3:] == [fresh.job_id] * 2
+
+
+# ── limits, with two stores that write at the same moment ─────────────────────────────────────────────────────────
+
+
+async def test_two_stores_let_no_more_jobs_in_than_one(
+    store: PostgresJobStore, other: PostgresJobStore, clock: FakeClock
+) -> None:
+    """Each would find the key free: what the other has written is not committed yet."""
+    for number in range(20):
+        key = limit_key("calls", number)
+        jobs = [limited(clock, 2, key=key) for _ in range(6)]
+        ids = await asyncio.gather(*((store, other)[n % 2].create(job) for n, job in enumerate(jobs)))
+        assert sum(await have_slots(store, ids)) == 2
+
+
+async def test_two_stores_refuse_all_jobs_that_are_too_many(
+    store: PostgresJobStore, other: PostgresJobStore, clock: FakeClock
+) -> None:
+    for number in range(10):
+        key = limit_key("calls", number)
+        jobs = [limited(clock, 2, key=key, overflow="reject") for _ in range(8)]
+        creating = ((store, other)[n % 2].create(job) for n, job in enumerate(jobs))
+        answers = await asyncio.gather(*creating, return_exceptions=True)
+        assert [type(answer) for answer in answers].count(str) == 2
+        assert {type(answer) for answer in answers} == {str, LimitReached}
+
+
+async def test_refused_job_takes_nobody_elses_transaction_with_it(store: PostgresJobStore, clock: FakeClock) -> None:
+    """What a full key refuses is known before anything is written."""
+    keys = [limit_key("calls", number) for number in range(3)]
+    for key in keys:
+        await store.create(limited(clock, key=key, overflow="reject"))
+    before = store.stats()["commits"]
+    jobs = [limited(clock, key=keys[n % 3], overflow="reject") if n % 2 else new_job(clock) for n in range(40)]
+    answers = await asyncio.gather(*(store.create(job) for job in jobs), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [str, LimitReached] * 20
+    assert store.stats()["commits"] - before <= 2
+
+
+async def test_key_that_somebody_keeps_locked_holds_up_only_its_own_jobs(
+    store: PostgresJobStore, url: str, postgres: Server, clock: FakeClock
+) -> None:
+    """A worker that was cut off in the middle of a transaction, until the server ends its session."""
+    locked, free = limit_key("calls", "locked"), limit_key("calls", "free")
+    async with postgres.connected() as connection, connection.transaction():
+        await connection.execute(f"SET search_path = {store.place.schema}")
+        await connection.fetch(SQL["limits_lock"], [locked], False)
+        jobs = [limited(clock, key=locked), limited(clock, key=free), new_job(clock)]
+        answers = await asyncio.gather(*(store.create(job) for job in jobs), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable, str, str]
+    assert "limit" in str(answers[0])
+    assert await store.create(jobs[0]) == jobs[0].job_id
+
+
+async def test_very_many_keys_are_locked_as_one(
+    store: PostgresJobStore, other: PostgresJobStore, clock: FakeClock
+) -> None:
+    """A server has room for so many locks only. Whoever takes one key waits for whoever takes all."""
+    keys = [limit_key("calls", number) for number in range(postgres_limits.MAX_KEYS + 20)]
+    many = [limited(clock, key=key) for key in keys]
+    few = [limited(clock, key=key) for key in keys[:40]]
+    creating = asyncio.create_task(store.create_all(many))
+    ids = await asyncio.gather(*(other.create(job) for job in few))
+    slots = await have_slots(store, [*await creating, *ids])
+    assert sum(slots) == len(keys)
+
+
+async def test_blocked_jobs_cost_a_claim_nothing(store: PostgresJobStore, clock: FakeClock) -> None:
+    await store.create_all([limited(clock) for _ in range(2_000)])
+    [first] = await store.claim("w1", 10)
+    clock.advance(1)
+    free = await accept(store, clock)
+
+    async def claim(connection: Connection) -> tuple[list[Row], int]:
+        query = "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'jobs'::regclass"
+        before = await connection.value(query)
+        rows = await connection.rows(SQL["claim"], "w1", 10, False, None, 10)
+        return list(rows), await connection.value(query) - before
+
+    rows, fetched = await store._write("call", claim)
+    assert len(rows) == 1 and fetched < 20
+    assert (await read(store, free)).owner == "w1"
+    assert first.has_slot
+
+
+async def test_urgent_job_takes_no_slot_from_one_that_is_being_claimed(
+    store: PostgresJobStore, other: PostgresJobStore, clock: FakeClock
+) -> None:
+    """The claim is not committed yet when the urgent job enters the queue."""
+    low = await store.create(limited(clock, priority=JobPriority.LOW))
+    claimed, may_commit = asyncio.Event(), asyncio.Event()
+
+    async def claim(connection: Connection) -> int:
+        rows = await connection.rows(SQL["claim"], "w1", 10, False, None, 10)
+        claimed.set()
+        await may_commit.wait()
+        return len(rows)
+
+    claiming = asyncio.create_task(store._write("call", claim))
+    await claimed.wait()
+    urgent = await other.create(limited(clock, priority=JobPriority.CRITICAL))
+    may_commit.set()
+    assert await claiming == 1
+    assert await have_slots(store, [low, urgent]) == [True, False]

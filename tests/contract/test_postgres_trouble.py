@@ -32,9 +32,11 @@ from openagents_json.job.store.contract.jobs import (
     read,
     request,
 )
+from openagents_json.job.store.contract.limits import accept_limited, begin_limited, finish, take_all
 from openagents_json.job.store.postgres import PostgresJobStore
 from openagents_json.job.store.postgres_place import place_of
 from openagents_json.job.store.query import build_query
+from openagents_json.job.store.sql import migrations
 from openagents_json.testing import FakeClock
 from tests.faults.proxy import Proxy, proxied
 from tests.postgres_server import STRICT, Server
@@ -185,7 +187,7 @@ async def test_newer_schema_is_refused_and_left_alone(postgres: Server) -> None:
     async with postgres.connected() as connection:
         await connection.execute(f"INSERT INTO {schema}.migrations VALUES (99, 'from tomorrow', 'x')")
         await assert_refused(postgres.store_url(schema), SchemaTooNew, "schema 99", "Install a newer version")
-        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.migrations") == 2
+        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.migrations") == len(migrations("postgres")) + 1
 
 
 async def test_schema_of_other_migrations_is_refused(postgres: Server) -> None:
@@ -502,6 +504,26 @@ async def test_without_anybody_who_tells_the_store_looks_by_itself(
     async with asyncio.timeout(SAFETY_S):
         while not store.has_foreign_changes():  # noqa: ASYNC110 - it is asked, it does not tell
             await asyncio.sleep(0.01)
+
+
+async def test_slot_that_comes_free_is_told_to_the_others(
+    store: PostgresJobStore, url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_news, "LOOK_ALL_THE_SAME_S", 1_000.0)
+    _, second = [await accept_limited(store, clock) for _ in range(2)]
+    holder = await begin_limited(store, clock)
+    other = PostgresJobStore(url, clock)
+    await other.open()
+    assert other._news is not None
+    await until_listening(other._news)
+    while other.has_foreign_changes():  # noqa: ASYNC110 - of what was written before
+        await asyncio.sleep(0.1)
+    await finish(store, holder)
+    async with asyncio.timeout(SAFETY_S):
+        while not other.has_foreign_changes():  # noqa: ASYNC110 - this is how it is asked
+            await asyncio.sleep(0.005)
+    assert await take_all(other) == [second]
+    await other.close()
 
 
 async def test_store_that_is_only_to_be_read_is_not_made(postgres: Server, url: str) -> None:

@@ -17,7 +17,12 @@ CUSTOMER = {"type": "object", "properties": {"customer": {"type": "string"}}}
 BY_CUSTOMER = {"key": "{{ inputs.customer }}", "limit": 1}
 
 # Managers that share one memory store do not hear of each other.
-several = pytest.mark.parametrize("kind", ["sqlite"])
+several = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def gated(bench: Bench, concurrency: Any, **fields: Any) -> str:

@@ -19,7 +19,6 @@ from openagents_json.job.store import Claim, Held, JobStore, Request
 from tests.engine.support import SAFETY_S, Bench, history, types, until, vanish, written
 
 everywhere = pytest.mark.parametrize("kind", ["memory", "sqlite", "file", "postgres"])
-with_limits = pytest.mark.parametrize("kind", ["memory", "sqlite", "file"])
 
 
 def ids_in(answer: Any) -> list[str]:
@@ -251,7 +250,7 @@ async def test_job_that_is_held_while_the_store_fails_is_not_forgotten(bench: Be
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@with_limits
+@everywhere
 @pytest.mark.guarantee("G5")
 @pytest.mark.parametrize("verb", ["claim", "hold_orphans"])
 async def test_slot_of_a_limit_is_neither_lost_nor_doubled(bench: Bench, verb: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +17,12 @@ from openagents_json.errors import LimitReached
 from openagents_json.ids import uuid7
 from openagents_json.job.machine import Interrupted, Tick
 from openagents_json.job.model import JobPriority, JobStatus
-from openagents_json.job.store import MemoryJobStore, SqliteJobStore
+from openagents_json.job.store import MemoryJobStore, PostgresJobStore, SqliteJobStore, postgres_limits
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import RETRY_LATER, Holder, new_job, request
 from openagents_json.job.store.limits import Limit
 from openagents_json.testing import FakeClock
+from tests.postgres_server import Server
 
 KEYS = ("calls", 'calls "acme"')
 MAX_LIMIT = 3
@@ -151,27 +154,46 @@ def _is_live(holder: Holder, path: str) -> bool:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(actions, min_size=20, max_size=60))
 def test_stores_agree_on_slots_and_none_lies_idle(script: list[tuple[Any, ...]]) -> None:
-    asyncio.run(_play(script))
+    async def play() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            await _play(script, lambda clock: SqliteJobStore(Path(folder) / "jobs.db", clock))
+
+    asyncio.run(play())
 
 
-async def _play(script: list[tuple[Any, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        clocks = FakeClock(), FakeClock()
-        memory, sqlite = MemoryJobStore(clocks[0]), SqliteJobStore(Path(folder) / "jobs.db", clocks[1])
-        await sqlite.open()
-        try:
-            worlds = [World(store, clock, []) for store, clock in zip((memory, sqlite), clocks, strict=True)]
-            for world in worlds:
-                await world.store.register_worker("w1")
-            for action in script:
-                if action[0] == "pass":
-                    for clock in clocks:
-                        clock.advance(action[1])
-                    continue
-                job_id = uuid7(clocks[0].now_us())
-                first, second = [await world.act(action, job_id) for world in worlds]
-                assert first == second
-                first_slots, second_slots = [await world.slots() for world in worlds]
-                assert first_slots == second_slots
-        finally:
-            await sqlite.close()
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(actions, min_size=20, max_size=40))
+def test_postgresql_agrees_with_memory_on_slots(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch, script: list[tuple[Any, ...]]
+) -> None:
+    monkeypatch.setattr(postgres_limits, "DEPTH", (1, 2))  # what is read of a key hardly ever is all of it
+
+    async def play() -> None:
+        url = postgres.store_url(await postgres.empty_schema())
+        await _play(script, lambda clock: PostgresJobStore(url, clock))
+
+    asyncio.run(play())
+
+
+async def _play(script: list[tuple[Any, ...]], other_of: Callable[[FakeClock], JobStore]) -> None:
+    clocks = FakeClock(), FakeClock()
+    memory, other = MemoryJobStore(clocks[0]), other_of(clocks[1])
+    await other.open()
+    try:
+        worlds = [World(store, clock, []) for store, clock in zip((memory, other), clocks, strict=True)]
+        for world in worlds:
+            await world.store.register_worker("w1")
+        for action in script:
+            if action[0] == "pass":
+                for clock in clocks:
+                    clock.advance(action[1])
+                continue
+            job_id = uuid7(clocks[0].now_us())
+            first, second = [await world.act(action, job_id) for world in worlds]
+            assert first == second
+            first_slots, second_slots = [await world.slots() for world in worlds]
+            assert first_slots == second_slots
+    finally:
+        await other.close()

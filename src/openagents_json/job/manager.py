@@ -115,7 +115,7 @@ class JobManager:
         self._states = KnownStates()
         self._reader = JobReader(self.store, self._plans, self._states)
         self._settler = Settler(self.store, Leases(self.store, self.worker_id), self._plans, self.clock)
-        self._maker = JobMaker(self.workflows, self._plans, self.clock, keeps_limits=self.store.keeps_limits)
+        self._maker = JobMaker(self.workflows, self._plans, self.clock)
         self._worker = Worker(
             self.worker_id,
             self.store,

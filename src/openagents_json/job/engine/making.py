@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openagents_json.clock import Clock
-from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.ids import uuid7
 from openagents_json.job import machine
 from openagents_json.job.engine.limiting import limit_of
@@ -36,11 +35,10 @@ class _Recipe:
 class JobMaker:
     """Makes new jobs without writing them."""
 
-    def __init__(self, workflows: WorkflowRegistry, plans: Plans, clock: Clock, *, keeps_limits: bool = True) -> None:
+    def __init__(self, workflows: WorkflowRegistry, plans: Plans, clock: Clock) -> None:
         self._workflows = workflows
         self._plans = plans
         self._clock = clock
-        self._keeps_limits = keeps_limits
         self._recipes: OrderedDict[str, _Recipe] = OrderedDict()  # by content hash, the last used last
 
     def make(
@@ -77,10 +75,6 @@ class JobMaker:
         )
         is_attached = parent is not None and not parent["detached"]
         limit = None if is_attached else limit_of(recipe.plan, values)
-        if limit is not None and not self._keeps_limits:
-            message = "This store does not keep the limits of workflows yet."
-            hint = "Use SQLite, files or memory, or take `concurrency` out of the definition."
-            raise InvalidInputs([Problem("$.concurrency", message, hint)], f"a job of workflow {workflow.id!r}")
         new = NewJob(
             state.job_id,
             recipe.definition,

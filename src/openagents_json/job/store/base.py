@@ -58,7 +58,6 @@ class JobStore(ABC):
 
     aging_s: float = DEFAULT_AGING_S
     lease_s: float = DEFAULT_LEASE_S
-    keeps_limits: bool = True  # whether it accepts jobs whose workflow has `concurrency`
 
     @abstractmethod
     async def open(self) -> None:

@@ -22,6 +22,7 @@ from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.postgres_driver import Connection, load
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
 from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, list_leaks, note_leak
+from openagents_json.job.store.postgres_limits import Concern, concerns_of_new, read_limit
 from openagents_json.job.store.postgres_news import PostgresNews
 from openagents_json.job.store.postgres_output import PostgresOutput, count_jobs, read_output
 from openagents_json.job.store.postgres_place import place_of
@@ -61,8 +62,6 @@ class PostgresJobStore(JobStore):
     connection of the server. `clock` is for tests: with one that is not the system's, it stands in for the server's.
     `InvalidSettings` when the URL cannot be read or asyncpg is not installed.
     """
-
-    keeps_limits = False
 
     def __init__(
         self,
@@ -151,7 +150,7 @@ class PostgresJobStore(JobStore):
         return await self._summaries.get(job_id)
 
     async def read_limit(self, job_id: str) -> StoredLimit | None:
-        return None  # it has accepted no job with a limit
+        return await self._read(lambda connection: read_limit(connection, job_id))
 
     async def read_definition_hash(self, job_id: str) -> str | None:
         found: str | None = await self._read(lambda connection: connection.value(SQL["definition_of"], job_id))
@@ -232,10 +231,10 @@ class PostgresJobStore(JobStore):
 
     # ── writing: each verb is one operation of a group ────────────────────────────────────────────────────────────
 
-    async def _write(self, kind: str, argument: Any, *jobs: str) -> Any:
+    async def _write(self, kind: str, argument: Any, *jobs: str, limits: Sequence[Concern] = ()) -> Any:
         if self._writer is None:
             raise StoreUnavailable("The store is not open.")
-        return await self._writer.submit(kind, argument, jobs)
+        return await self._writer.submit(kind, argument, jobs, limits)
 
     async def create(self, job: NewJob) -> str:
         return str(await self._write("create", job))
@@ -250,7 +249,7 @@ class PostgresJobStore(JobStore):
         if not jobs:
             return []
         call = lambda connection: self._tables.create_all(connection, jobs)  # noqa: E731
-        return await self._write("call", call)  # type: ignore[no-any-return]
+        return await self._write("call", call, limits=concerns_of_new(jobs))  # type: ignore[no-any-return]
 
     async def claim(
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False

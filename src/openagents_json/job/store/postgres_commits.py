@@ -14,6 +14,7 @@ from openagents_json.job.model import JobStatus
 from openagents_json.job.store.postgres_creates import create_all
 from openagents_json.job.store.postgres_driver import Connection, readable
 from openagents_json.job.store.postgres_leaks import add_leaks
+from openagents_json.job.store.postgres_limits import Changes
 from openagents_json.job.store.postgres_rows import SQL, events_in, folded_error
 from openagents_json.job.store.records import HISTORY_ROW_EVENTS, Commit, Request
 from openagents_json.job.store.rows import history_rows, requirement
@@ -56,9 +57,10 @@ async def commit_running(connection: Connection, commit: Commit) -> StoreError |
 
 
 async def commit_all(
-    connection: Connection, commits: Sequence[Commit], now_us: int | None, aging_s: float
+    connection: Connection, commits: Sequence[Commit], now_us: int | None, aging_s: float, changes: Changes
 ) -> tuple[list[StoreError | None], int]:
-    """For each commit None, or why it was refused; and how many rows were written. At most one for each job."""
+    """For each commit None, or why it was refused; and how many rows were written. At most one for each job. `changes`
+    is told of what concerns limits."""
     ordered = sorted(commits, key=lambda commit: commit.claim.handle)
     rows = [(commit.claim, commit.row, commit) for commit in ordered]
     histories = {commit.claim.handle: history_rows(commit.events) for commit in ordered}
@@ -102,13 +104,14 @@ async def commit_all(
         if commit.claim.handle not in keys
     }
     written = [commit for commit in commits if commit.claim.handle in keys]
-    more = await _write_what_comes_with(connection, written, now_us, aging_s)
+    changes.add_commits(written)
+    more = await _write_what_comes_with(connection, written, now_us, aging_s, changes)
     answers = [refused.get(commit.claim.handle) for commit in commits]
     return answers, len(written) + sum(len(histories[key]) for key in keys) + more
 
 
 async def _write_what_comes_with(
-    connection: Connection, commits: Sequence[Commit], now_us: int | None, aging_s: float
+    connection: Connection, commits: Sequence[Commit], now_us: int | None, aging_s: float, changes: Changes
 ) -> int:
     """Children, leaks, posts, snapshots and abandoned threads of commits that were written; how many rows that are."""
     children = [child for commit in commits for child in commit.children]
@@ -118,7 +121,7 @@ async def _write_what_comes_with(
     abandoned = [commit for commit in commits if commit.abandoned]
     written = len(leaks) + len(posts) + len(snapshots) + len(abandoned)
     if children:
-        written += (await create_all(connection, children, now_us, aging_s))[1]
+        written += (await create_all(connection, children, now_us, aging_s, changes))[1]
     if abandoned:
         await connection.rows(
             SQL["threads_abandoned"],

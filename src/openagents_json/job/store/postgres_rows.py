@@ -8,6 +8,7 @@ from typing import Any
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import JobSummary
+from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import Claim, Request, StoredJob
@@ -65,8 +66,14 @@ def claim_in(row: Row, previous: str | None) -> Claim:
     assert owner is not None, "a lease that was taken in this transaction has an owner"
     return Claim(
         row["id"], row["key"], owner, row["epoch"], row["definition"], row["last_event"], readable(previous),
-        snapshot, events, requests,
+        snapshot, events, requests, limit_in(row), row["slot"] is True,
     )  # fmt: skip
+
+
+def limit_in(row: Row) -> Limit | None:
+    """The limit in a job's columns."""
+    key = readable(row["limit_key"])
+    return None if key is None else Limit(key, row["limit_max"], row["limit_hold"], row["limit_overflow"])
 
 
 def _state_in(row: Row) -> tuple[bytes | None, list[Event], list[Request]]:

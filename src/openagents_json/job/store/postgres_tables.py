@@ -20,8 +20,17 @@ from openagents_json.job.store.postgres_commits import (
     may_go_unlocked,
     put_requests,
 )
-from openagents_json.job.store.postgres_creates import create_all
+from openagents_json.job.store.postgres_creates import create_all, refuse_new
 from openagents_json.job.store.postgres_driver import Connection, Row
+from openagents_json.job.store.postgres_limits import (
+    Changes,
+    Concern,
+    concerns_of,
+    concerns_of_new,
+    lock_keys,
+    rows_of_keys,
+    settle,
+)
 from openagents_json.job.store.postgres_rows import SQL, claim_in
 from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.waiters import Outcome
@@ -35,18 +44,25 @@ Order = Callable[[Row], Any]
 @dataclass(eq=False, slots=True)
 class Operation:
     """One thing to do in a transaction: a `create` of a job, a `commit`, or a `call` that is given the connection.
-    `jobs` are the ids of those whose rows a call changes."""
+    `jobs` are the ids of those whose rows a call changes, `limits` what it concerns of limits."""
 
     kind: str
     argument: Any
     future: asyncio.Future[Any] = field(repr=False)
     jobs: Sequence[str] = ()
+    limits: Sequence[Concern] = ()
 
     def touches(self) -> Sequence[int | str]:
         """Keys and ids of the jobs whose rows it changes."""
         if self.kind == "commit":
             return (self.argument.claim.handle, *(job_id for job_id, _ in self.argument.posts))
         return self.jobs
+
+    def concerns(self) -> Sequence[Concern]:
+        """The keys of limits of which it may change who has a slot, or who waits for one."""
+        if self.kind == "commit":
+            return concerns_of(self.argument)
+        return concerns_of_new([self.argument]) if self.kind == "create" else self.limits
 
 
 class PostgresTables:
@@ -66,6 +82,8 @@ class PostgresTables:
 
     def is_one_statement(self, group: Sequence[Operation]) -> bool:
         """Whether the group can be a transaction without BEGIN and COMMIT around it."""
+        if any(operation.concerns() for operation in group):
+            return False
         if all(operation.kind == "create" for operation in group):
             return True
         commits: list[Commit] = [operation.argument for operation in group if operation.kind == "commit"]
@@ -77,22 +95,29 @@ class PostgresTables:
         """Creates and commits of a group go together, the other verbs one by one. Their order does not matter: whoever
         needs one before the other waits for the first one's answer.
 
-        `is_locking`: lock all rows before. Without patience an operation whose rows somebody else has locked is refused
-        instead of waited for.
+        `is_locking`: lock all keys of limits and all rows before. Without patience an operation whose keys or rows
+        somebody else has locked is refused instead of waited for.
         """
         outcomes: dict[Operation, Outcome] = {}
+        changes = Changes()
         if is_locking:
             outcomes.update(await self._lock(connection, group, is_patient))
-        creates = [one for one in group if one.kind == "create"]
+        creates = [one for one in group if one.kind == "create" and one not in outcomes]
         commits = [one for one in group if one.kind == "commit" and one not in outcomes]
+        if is_locking:
+            freed = {concern.key for one in commits for concern in one.concerns()}
+            full = await refuse_new(connection, [one.argument for one in creates], freed)
+            outcomes.update({one: (None, full[one.argument.job_id]) for one in creates if one.argument.job_id in full})
+            creates = [one for one in creates if one not in outcomes]
         if creates:
             jobs = [one.argument for one in creates]
-            answers, written = await create_all(connection, jobs, self.now_us, self.aging_s)
+            answers, written = await create_all(connection, jobs, self.now_us, self.aging_s, changes)
             outcomes.update(zip(creates, answers, strict=True))
             self.rows += written
         for each in _once_per_job(commits):
-            refused = await self._commit(connection, [one.argument for one in each])
+            refused = await self._commit(connection, [one.argument for one in each], changes)
             outcomes.update({one: (None, error) for one, error in zip(each, refused, strict=True)})
+        self.rows += await settle(connection, changes, self.now_us)
         for operation in group:
             if operation not in outcomes:
                 outcomes[operation] = await operation.argument(connection), None
@@ -100,7 +125,8 @@ class PostgresTables:
 
     async def create_all(self, connection: Connection, jobs: Sequence[NewJob]) -> list[str]:
         """All of them, or the first error."""
-        answers, written = await create_all(connection, jobs, self.now_us, self.aging_s)
+        changes = Changes()
+        answers, written = await create_all(connection, jobs, self.now_us, self.aging_s, changes)
         self.rows += written
         ids = []
         for job_id, error in answers:
@@ -108,35 +134,46 @@ class PostgresTables:
                 raise error
             assert isinstance(job_id, str), "who is not refused has an id"
             ids.append(job_id)
+        self.rows += await settle(connection, changes, self.now_us)
         return ids
 
-    async def _commit(self, connection: Connection, commits: list[Commit]) -> Sequence[BaseException | None]:
+    async def _commit(
+        self, connection: Connection, commits: list[Commit], changes: Changes
+    ) -> Sequence[BaseException | None]:
         if len(commits) == 1 and goes_on(commits[0]):
             self.rows += 2
             return [await commit_running(connection, commits[0])]
-        refused, written = await commit_all(connection, commits, self.now_us, self.aging_s)
+        refused, written = await commit_all(connection, commits, self.now_us, self.aging_s, changes)
         self.rows += written
         return refused
 
     async def _lock(
         self, connection: Connection, group: Sequence[Operation], is_patient: bool
     ) -> dict[Operation, Outcome]:
-        """Lock the rows that the group will change; the operations that have to be refused because of others."""
+        """Lock the keys of limits that the group concerns, and then the rows that it will change; the operations that
+        have to be refused because of others."""
         touched = {operation: operation.touches() for operation in group}
+        concerns = {operation: some for operation in group if (some := operation.concerns())}
+        refused: set[Operation] = set()
+        if concerns:
+            every = [one for some in concerns.values() for one in some]
+            lost = await lock_keys(connection, {one.key for one in every}, is_patient=is_patient)
+            refused = {operation for operation, some in concerns.items() if any(one.key in lost for one in some)}
+            rows = await rows_of_keys(connection, every)
+            for operation, some in concerns.items():
+                next_rows = (row for key in {one.key for one in some} for row in rows.get(key, ()))
+                touched[operation] = [*touched[operation], *next_rows]
         keys = sorted({one for some in touched.values() for one in some if isinstance(one, int)})
         ids = sorted({one for some in touched.values() for one in some if isinstance(one, str)})
-        if not keys and not ids:
-            return {}
         if is_patient:
-            await connection.rows(SQL["lock"], keys, ids)
+            if keys or ids:
+                await connection.rows(SQL["lock"], keys, ids)
             return {}
         free = {value for row in await connection.rows(SQL["lock_free"], keys, ids) for value in (row[0], row[1])}
         there = {value for row in await connection.rows(SQL["lockable"], keys, ids) for value in (row[0], row[1])}
-        return {
-            operation: (None, StoreUnavailable("Another session has locked the job for long. Nothing was accepted."))
-            for operation, some in touched.items()
-            if any(one in there and one not in free for one in some)
-        }
+        refused |= {one for one, some in touched.items() if any(row in there and row not in free for row in some)}
+        busy = "Another session has locked the job, or the key of its limit, for long. Nothing was accepted."
+        return {operation: (None, StoreUnavailable(busy)) for operation in refused}
 
     # ── leases ────────────────────────────────────────────────────────────────────────────────────────────────────
 

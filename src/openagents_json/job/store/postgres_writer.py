@@ -23,6 +23,7 @@ from openagents_json.job.store.postgres_faults import (
     is_own_fault,
     translate,
 )
+from openagents_json.job.store.postgres_limits import Concern
 from openagents_json.job.store.postgres_place import Place
 from openagents_json.job.store.postgres_session import begin_session
 from openagents_json.job.store.postgres_tables import Operation, PostgresTables
@@ -47,12 +48,12 @@ class PostgresWriter:
         self.transactions = 0
         self._task = asyncio.create_task(self._run(), name="openagents-postgres-writer")
 
-    async def submit(self, kind: str, argument: Any, jobs: Sequence[str] = ()) -> Any:
+    async def submit(self, kind: str, argument: Any, jobs: Sequence[str] = (), limits: Sequence[Concern] = ()) -> Any:
         """Do an operation durably: returns after the COMMIT that holds it, or raises its error."""
         await self._waiters.wait_room()
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        operation = Operation(kind, argument, self._waiters.new(), jobs)
+        operation = Operation(kind, argument, self._waiters.new(), jobs, limits)
         self._waiting.append(operation)
         self._stirred.set()
         return await operation.future

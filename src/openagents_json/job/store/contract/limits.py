@@ -78,23 +78,11 @@ async def have_slots(store: JobStore, job_ids: Sequence[str]) -> list[bool]:
     return [one is not None and one.has_slot for one in found]
 
 
-def skip_without_limits(request: pytest.FixtureRequest, store: JobStore) -> None:
-    """Skip a test of limits for a store that says that it keeps none. (A class that has the whole contract asks for all
-    of its tests.)"""
-    is_of_limits = request.function.__qualname__.startswith(("LimitContract.", "OverflowContract."))
-    if is_of_limits and not store.keeps_limits:
-        pytest.skip("this store says that it accepts no job with a limit")
-
-
 @pytest.mark.asyncio
 class LimitContract(WithClock):
     """Jobs with limits: who is claimed, who waits, and who gives a slot back."""
 
     # ── who is let in ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    @pytest.fixture(autouse=True)
-    def keeps_limits(self, request: pytest.FixtureRequest, store: JobStore) -> None:
-        skip_without_limits(request, store)
 
     async def test_jobs_over_the_limit_are_not_claimed(self, store: JobStore, clock: FakeClock) -> None:
         ids = [await accept_limited(store, clock, 2) for _ in range(4)]

@@ -30,7 +30,6 @@ from openagents_json.job.store.contract.limits import (
     finish,
     have_slots,
     limited,
-    skip_without_limits,
     take_all,
 )
 from openagents_json.job.store.limits import REPLACED, REPLACED_BY
@@ -42,10 +41,6 @@ class OverflowContract(WithClock):
     """Jobs over their limit that are refused, and jobs that make way for newer ones."""
 
     # ── reject ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @pytest.fixture(autouse=True)
-    def keeps_limits(self, request: pytest.FixtureRequest, store: JobStore) -> None:
-        skip_without_limits(request, store)
 
     async def test_job_over_the_limit_is_refused(self, store: JobStore, clock: FakeClock) -> None:
         first = await accept_limited(store, clock, overflow="reject")

@@ -16,7 +16,7 @@ SELECT document FROM definitions WHERE hash = $1;
 
 -- name: jobs_put
 -- Accept jobs with their definitions and first events. One whose id or idempotency key is there already changes
--- nothing, and is not among the ids that come back. Each comes with the first row of its history; further rows, of jobs
+-- nothing, and is not among those that come back. Each comes with the first row of its history; further rows, of jobs
 -- that begin with very many events, follow in arrays of their own.
 WITH moment AS MATERIALIZED (SELECT store_now($1) AS now),
 documents AS (
@@ -28,15 +28,16 @@ new AS MATERIALIZED (
   FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::bigint[],
               $14::bigint[], $15::bigint[], $16::float8[], $17::text[], $18::text[], $19::text[], $20::text[],
               $21::text[], $22::bigint[], $23::bigint[], $24::bytea[], $29::text[], $30::text[], $31::bigint[],
-              $32::text[])
+              $32::text[], $33::text[], $34::integer[], $35::text[], $36::text[])
     AS given (id, workflow_id, version, definition, status, rank, last_event, created_us, due_us, progress,
               idempotency_key, body_hash, tags, parent_id, origin_id, first, last, events, requires, owner, started_us,
-              current_step)
+              current_step, limit_key, limit_max, limit_hold, limit_overflow)
 ),
 added AS (
   INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us,
                     queued_us, due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id,
-                    queued_total_us, requires, owner, epoch, started_us, current_step)
+                    queued_total_us, requires, owner, epoch, started_us, current_step, limit_key, limit_max, limit_hold,
+                    limit_overflow, slot)
   OVERRIDING SYSTEM VALUE
   SELECT new.key, new.id, new.workflow_id, new.version, new.definition, new.status, new.rank,
          CASE WHEN new.status = 'QUEUED'
@@ -44,7 +45,8 @@ added AS (
          new.last_event, new.created_us, CASE WHEN new.status IN ('QUEUED', 'RUNNING') THEN (SELECT now FROM moment) END,
          new.due_us, new.progress, new.idempotency_key, new.body_hash, new.tags::jsonb, new.parent_id, new.origin_id,
          coalesce(parent.queued_total_us, 0), new.requires, new.owner, CASE WHEN new.owner IS NULL THEN 0 ELSE 1 END,
-         new.started_us, new.current_step
+         new.started_us, new.current_step, new.limit_key, new.limit_max, new.limit_hold, new.limit_overflow,
+         CASE WHEN new.limit_key IS NOT NULL THEN FALSE END
   FROM new LEFT JOIN jobs AS parent ON parent.id = new.parent_id
   ON CONFLICT DO NOTHING
   RETURNING key, id
@@ -104,7 +106,8 @@ SELECT jobs.key, jobs.id FROM wanted JOIN jobs ON jobs.key = wanted.key;
 -- The next events of jobs, each only by the holder of its lease and, if they are the last ones, only with an empty
 -- inbox. What does not match is left alone; the keys that come back are those written. A job that begins to run adds up
 -- its wait in the queue, which one that was taken over at once did not have. Each comes with the first row that its
--- events take, if there are any; further rows, of commits of very many events, follow in arrays of their own.
+-- events take, if there are any; further rows, of commits of very many events, follow in arrays of their own. A slot of
+-- a limit is kept as `limits.keeps_slot` says.
 WITH moment AS MATERIALIZED (SELECT store_now($1) AS now),
 moved AS (
   UPDATE jobs SET
@@ -123,6 +126,10 @@ moved AS (
       THEN (CASE WHEN jobs.status = 'QUEUED' THEN jobs.queued_us ELSE (SELECT now FROM moment) END)
            - jobs.queued_total_us - to_be.rank * $2::bigint
       ELSE jobs.sort_at END,
+    slot = CASE WHEN jobs.slot THEN to_be.completed_us IS NULL AND (to_be.status = 'RUNNING'
+        OR (jobs.status = 'QUEUED' AND to_be.status = 'QUEUED')
+        OR (jobs.limit_hold = 'job' AND to_be.started_us IS NOT NULL))
+      ELSE jobs.slot END,
     status = to_be.status, started_us = to_be.started_us, completed_us = to_be.completed_us,
     due_us = CASE WHEN to_be.status = 'RUNNING' THEN NULL ELSE to_be.due_us END,
     owner = CASE WHEN to_be.status = 'RUNNING' THEN jobs.owner END, requires = to_be.requires, deaths = to_be.deaths
@@ -207,16 +214,16 @@ JOIN jobs ON jobs.key = leak.job
 ORDER BY leak.place;
 
 -- name: claim
--- The queue: jobs that nobody holds, by virtual arrival time; those that require what the worker does not have are left
--- to others. There is a queue for each set of requirements ($5: at most so many are looked at), found from index entry
--- to index entry. What was found is locked, so the update repeats no condition: with one, the planner would look for it
--- in the whole queue.
+-- The queue: jobs that nobody holds, by virtual arrival time, without those that are blocked; those that require what
+-- the worker does not have are left to others. There is a queue for each set of requirements ($5: at most so many are
+-- looked at), found from index entry to index entry. What was found is locked, so the update repeats no condition: with
+-- one, the planner would look for it in the whole queue.
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND (deaths >= 2) = $3
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND (deaths >= 2) = $3
    ORDER BY requires LIMIT 1)
   UNION ALL
-  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND (deaths >= 2) = $3
-          AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
+          AND (deaths >= 2) = $3 AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 served AS MATERIALIZED (
@@ -226,7 +233,8 @@ served AS MATERIALIZED (
 found AS MATERIALIZED (
   SELECT one.key, one.sort_at FROM served, LATERAL (
     SELECT key, sort_at FROM jobs
-    WHERE status = 'QUEUED' AND owner IS NULL AND (deaths >= 2) = $3 AND jobs.requires = served.requires
+    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND (deaths >= 2) = $3
+      AND jobs.requires = served.requires
     ORDER BY sort_at, key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) AS one
 ),
 next AS (SELECT key FROM found ORDER BY sort_at, key LIMIT $2)
@@ -489,10 +497,15 @@ WHERE one.job = (SELECT key FROM jobs WHERE id = $1) AND one.sequence > $4
 ORDER BY one.sequence LIMIT $5;
 
 -- name: job_counts
--- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows.
+-- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows. Those in the queue
+-- and those that are blocked stand in two indexes.
 SELECT status, count(*) AS count, min(since) AS since FROM (
   SELECT status, queued_us AS since FROM (
-    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL LIMIT $1) AS waiting
+    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
+    UNION ALL
+    SELECT status, queued_us FROM jobs
+    WHERE limit_key IS NOT NULL AND status = 'QUEUED' AND owner IS NULL AND slot IS FALSE
+    LIMIT $1) AS waiting
   UNION ALL
   SELECT status, NULL FROM (SELECT status, owner FROM jobs ORDER BY key DESC LIMIT $1) AS latest
   WHERE status <> 'QUEUED' OR owner IS NOT NULL
@@ -561,3 +574,97 @@ WITH stray AS (
 )
 SELECT name, sum(number)::bigint, string_agg('key ' || job, ', ' ORDER BY job) FILTER (WHERE place <= $1)
 FROM ranked GROUP BY name ORDER BY name;
+
+-- name: limits_lock
+-- From here to the end of the transaction nobody else changes who has a slot of these keys, or waits for one. The locks
+-- are advisory, by the hash of a key, all in one order: two keys of one hash share a lock, and no row of a key has to be
+-- made, or taken away. The first lock is that of all keys of the schema; $2: take it alone, in the place of very many.
+SELECT CASE WHEN is_key OR $2 THEN pg_advisory_xact_lock(number)::text
+            ELSE pg_advisory_xact_lock_shared(number)::text END
+FROM (
+  SELECT FALSE AS is_key, hashtextextended(current_schema()::text COLLATE "C", 1) AS number
+  UNION SELECT TRUE, hashtextextended(current_schema()::text || ' ' || key COLLATE "C", 0)
+  FROM unnest($1::text[]) AS given (key) WHERE NOT $2
+  ORDER BY is_key, number
+) AS ordered;
+
+-- name: limits_lock_free
+-- The same without waiting: of each key (NULL: of all) whether it is ours.
+SELECT key, CASE WHEN key IS NOT NULL OR $2 THEN pg_try_advisory_xact_lock(number)
+                 ELSE pg_try_advisory_xact_lock_shared(number) END AS is_ours
+FROM (
+  SELECT NULL::text AS key, hashtextextended(current_schema()::text COLLATE "C", 1) AS number
+  UNION SELECT key, hashtextextended(current_schema()::text || ' ' || key COLLATE "C", 0)
+  FROM unnest($1::text[]) AS given (key) WHERE NOT $2
+) AS wanted;
+
+-- name: limits_next
+-- The jobs whose rows will perhaps change with their keys: the first that wait for a slot ($2: so many of each), and
+-- those that have one, of keys ($3) of which newer jobs replace older ones.
+SELECT given.limit_key, one.key FROM unnest($1::text[]) AS given (limit_key), LATERAL (
+  SELECT key FROM jobs WHERE limit_key = given.limit_key AND status = 'QUEUED' AND slot IS FALSE
+  ORDER BY sort_at, key LIMIT $2) AS one
+UNION ALL
+SELECT given.limit_key, one.key FROM unnest($3::text[]) AS given (limit_key), LATERAL (
+  SELECT key FROM jobs WHERE limit_key = given.limit_key AND slot IS TRUE OFFSET 0) AS one;
+
+-- name: limits_of_keys
+-- How each key stands: its slots that are held; the first that are blocked, and the last that have a slot and could wait
+-- as well ($2: so many of each); the ids of the first holders ($3: so many); and if $4 says so those that have a slot or
+-- are blocked, and were not asked to make way (by a request with the key $5).
+SELECT given.limit_key,
+  (SELECT count(*) FROM jobs WHERE limit_key = given.limit_key AND slot IS TRUE) AS held,
+  ARRAY(SELECT ROW(sort_at, key, limit_max) FROM jobs
+        WHERE limit_key = given.limit_key AND status = 'QUEUED' AND slot IS FALSE
+        ORDER BY sort_at, key LIMIT $2) AS blocked,
+  ARRAY(SELECT ROW(sort_at, key, limit_max) FROM jobs
+        WHERE limit_key = given.limit_key AND status = 'QUEUED' AND slot IS TRUE AND owner IS NULL
+          AND (started_us IS NULL OR limit_hold = 'running') AND limit_overflow <> 'reject'
+        ORDER BY sort_at DESC, key DESC LIMIT $2) AS unbegun,
+  ARRAY(SELECT id FROM jobs WHERE limit_key = given.limit_key AND slot IS TRUE ORDER BY key LIMIT $3) AS holders,
+  ARRAY(SELECT key FROM (
+          SELECT key, cancel_requested FROM jobs WHERE limit_key = given.limit_key AND slot IS TRUE
+          UNION ALL
+          SELECT key, cancel_requested FROM jobs
+          WHERE limit_key = given.limit_key AND status = 'QUEUED' AND slot IS FALSE
+        ) AS live
+        WHERE $4 AND NOT cancel_requested
+          AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.job = live.key AND inbox.key = $5)
+        ORDER BY key) AS live
+FROM unnest($1::text[]) AS given (limit_key);
+
+-- name: slots_take
+-- Jobs that have a slot and were not begun are blocked. One that is being claimed at this moment is left alone, and is
+-- not among the keys that come back.
+WITH free AS MATERIALIZED (
+  SELECT one.* FROM unnest($1::bigint[]) AS given (key), LATERAL (
+    SELECT key, status, owner, slot FROM jobs WHERE jobs.key = given.key FOR NO KEY UPDATE SKIP LOCKED) AS one
+)
+UPDATE jobs SET slot = FALSE FROM free
+WHERE jobs.key = free.key AND free.status = 'QUEUED' AND free.owner IS NULL AND free.slot RETURNING jobs.key;
+
+-- name: slots_give
+-- Blocked jobs get a slot: from now on claims find them.
+WITH blocked AS MATERIALIZED (
+  SELECT one.* FROM (SELECT unnest($1::bigint[]) AS key ORDER BY 1) AS given, LATERAL (
+    SELECT key, status, slot FROM jobs WHERE jobs.key = given.key FOR NO KEY UPDATE) AS one
+)
+UPDATE jobs SET slot = TRUE FROM blocked
+WHERE jobs.key = blocked.key AND blocked.status = 'QUEUED' AND NOT blocked.slot RETURNING jobs.key;
+
+-- name: replaced_put
+-- The request by which jobs make way for a newer one; a job is asked once. Their rows are locked, so that none of them
+-- ends without having seen it.
+WITH asked AS MATERIALIZED (
+  SELECT one.key, given.reason FROM unnest($1::bigint[], $2::text[]) AS given (key, reason), LATERAL (
+    SELECT key FROM jobs WHERE jobs.key = given.key FOR NO KEY UPDATE) AS one
+)
+INSERT INTO inbox (job, key, kind, payload, by, reason, at_us)
+SELECT asked.key, $3, 'cancel', $4, $5, asked.reason, store_now($6) FROM asked ON CONFLICT (job, key) DO NOTHING;
+
+-- name: limit_of
+-- How a job stands with its limit, and the oldest of those who have a slot of its key ($2: so many).
+SELECT limit_key, limit_max, limit_hold, limit_overflow, slot,
+       ARRAY(SELECT id FROM jobs AS holder WHERE holder.limit_key = jobs.limit_key AND holder.slot IS TRUE
+             ORDER BY holder.key LIMIT $2) AS holders
+FROM jobs WHERE id = $1 AND limit_key IS NOT NULL;
