@@ -221,7 +221,7 @@ async def test_schema_of_a_later_version_is_refused_before_it_is_written(postgre
         await connection.execute(f"INSERT INTO {table} (number, name, checksum) VALUES (99, 'of tomorrow', 'x')")
         with pytest.raises(SchemaTooNew, match="has schema 99; this version of openagents_json knows"):
             await WHOLE[verb](store)  # type: ignore[misc, arg-type]
-        assert [row[0] for row in await connection.fetch(f"SELECT number FROM {table} ORDER BY 1")] == [1, 99]
+        assert [row[0] for row in await connection.fetch(f"SELECT number FROM {table} ORDER BY 1")] == [1, 2, 99]
 
 
 # ── the journal of the file store ─────────────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ from tests.faults.checker import Effect
 STORE, FILE_STORE, EFFECTS, ACCEPTED = "jobs.db", "jobs", "effects.jsonl", "accepted.jsonl"
 COMPACT_BYTES = 300_000  # of the file store
 MAX_JOBS, MAX_STEPS = 6, 8
-ITEMS = 5
+ITEMS, ITEMS_AT_ONCE = 5, 3
 EFFECTS_PER_JOB = 3 + 2 * ITEMS + 2 + 1  # of a job that nothing happens to
 RETRIES_PER_JOB = 1  # the step `flaky` fails at its first attempt
 WORKFLOW: dict[str, Any] = {
@@ -39,7 +39,7 @@ WORKFLOW: dict[str, Any] = {
         {
             "id": "items",
             "foreach": f"{{{{ range({ITEMS}) }}}}",
-            "concurrency": 3,
+            "concurrency": ITEMS_AT_ONCE,
             "steps": [
                 {"id": "double", "component": "add_in_thread", "inputs": {"a": "{{ item }}", "b": "{{ item }}"}},
                 {"id": "shift", "component": "add", "inputs": {"a": "{{ steps.double.output }}", "b": 100}},
