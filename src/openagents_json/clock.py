@@ -28,7 +28,11 @@ class Clock(Protocol):
     passes_by_itself: bool  # also in other threads; False where tests move it
 
     def now_us(self) -> int:
-        """UTC microseconds since 1970."""
+        """UTC microseconds since 1970: the time of day. Somebody may set it, forth or back."""
+
+    def steady_us(self) -> int:
+        """Microseconds since some moment, the same for all processes of this machine until it is started again. Nobody
+        sets this one: leases are measured with it."""
 
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`; at once if that is not positive."""
@@ -44,6 +48,9 @@ class SystemClock:
 
     def now_us(self) -> int:
         return time.time_ns() // 1000
+
+    def steady_us(self) -> int:
+        return time.monotonic_ns() // 1000
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))

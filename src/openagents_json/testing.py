@@ -47,7 +47,7 @@ class FakeClock:
     passes_by_itself = False
 
     def __init__(self, now: datetime = START) -> None:
-        self._now_us = as_microseconds(now)
+        self._steady_us = self._now_us = as_microseconds(now)
         self._timers: list[_FakeTimer] = []  # sorted
         self._orders = itertools.count()
         self._changed = asyncio.Event()  # set whenever a timer was added
@@ -55,6 +55,10 @@ class FakeClock:
     def now_us(self) -> int:
         """UTC microseconds since 1970."""
         return self._now_us
+
+    def steady_us(self) -> int:
+        """Microseconds that only `advance` moves."""
+        return self._steady_us
 
     def now(self) -> datetime:
         """The same as an aware datetime."""
@@ -77,7 +81,7 @@ class FakeClock:
         loop = asyncio.get_running_loop()
         if seconds <= 0:
             return loop.call_soon(call)
-        due_us = self._now_us + round(seconds * SECOND_US)
+        due_us = self._steady_us + round(seconds * SECOND_US)
         timer = _FakeTimer(due_us, next(self._orders), self, loop, call)
         bisect.insort(self._timers, timer)
         self._changed.set()
@@ -87,10 +91,15 @@ class FakeClock:
         """Move the time on. Whatever is due by then goes on in the next turn of the loop, earliest first."""
         if seconds < 0:
             raise ValueError(f"Time does not run backwards; advance by 0 or more seconds, not {seconds}.")
+        self._steady_us += round(seconds * SECOND_US)
         self._now_us += round(seconds * SECOND_US)
-        while self._timers and self._timers[0].due_us <= self._now_us:
+        while self._timers and self._timers[0].due_us <= self._steady_us:
             timer = self._timers.pop(0)
             timer.loop.call_soon(timer.fire)
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the time of day, forth or back. No time passes: who sleeps goes on sleeping."""
+        self._now_us += round(seconds * SECOND_US)
 
     @property
     def sleepers(self) -> int:

@@ -51,8 +51,12 @@ class Hits:
     def total(self) -> int:
         return self._counts.total()
 
+    @property
+    def missed(self) -> list[str]:
+        """The windows that nothing has hit yet."""
+        return [window for window, count in self._counts.items() if not count]
+
     def check(self) -> None:
         """Print the hits, and fail when a window has none."""
         print("hits: " + ", ".join(f"{window} {count}" for window, count in self._counts.items()))
-        missed = [window for window, count in self._counts.items() if not count]
-        assert not missed, f"no fault hit: {', '.join(missed)}"
+        assert not self.missed, f"no fault hit: {', '.join(self.missed)}"

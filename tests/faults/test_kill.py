@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,14 +15,21 @@ from openagents_json import Event, InvalidTransition, JobManager, JobStatus
 from openagents_json.job.store import FileJobStore, SqliteJobStore
 from tests.faults import victim
 from tests.faults.checker import Evidence, Record, fault_violations, read_records, violations
-from tests.faults.victim import EFFECTS, STORE
+from tests.faults.nursery import Nursery
+from tests.faults.sizes import Hits, campaign_random, sized
+from tests.faults.victim import ACCEPTING, OPENING, RECOVERING, RUNNING, STORE
+from tests.faults.waiting import SAFETY_S, until
 
-KILLS = {"sqlite": 20, "file": 10}
+MEDDLED = "after a meddle"  # running, and another process has just asked things of its jobs
+WINDOWS = {
+    "sqlite": (OPENING, RECOVERING, ACCEPTING, RUNNING, MEDDLED),
+    "file": (OPENING, RECOVERING, ACCEPTING, RUNNING),  # this store has one process only
+}
+KILLS = {"sqlite": sized(6, 20), "file": sized(5, 20)}  # of one store
+STORES = {"sqlite": sized(1, 7), "file": sized(1, 3)}  # one after the other
+MORE_KILLS = 10  # at most, of the last store, for windows that were aimed at and missed
+LATEST_S = {OPENING: 0.05, RECOVERING: 0.004, ACCEPTING: 0.05, RUNNING: 0.2, MEDDLED: 0.05}  # after a window's begin
 JOBS_PER_LIFE = 8  # so many more are asked for at each start, so that there is always something to kill
-EARLY = 0.2  # the share of kills that hit the start: opening, recovery, the first claims
-SAFETY_S = 60.0
-ROOT = Path(__file__).resolve().parents[2]
-SEED_VARIABLE = "KILL_SEED"
 
 
 @dataclass
@@ -36,56 +39,42 @@ class Campaign:
     folder: Path
     random: random.Random
     store: str
+    nursery: Nursery
+    hits: Hits
     kills: int = 0
     prefixes: dict[str, list[Event]] = field(default_factory=dict)  # histories as they were read last
     finals: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)  # ids of jobs that somebody asked to cancel
 
-    async def live_and_die(self, jobs_wanted: int) -> None:
-        """Start the victim, let it work for a while, meddle with its jobs from outside, and kill it."""
-        process = self.start(jobs_wanted, "stay")
-        try:
-            if self.random.random() < EARLY:
-                await asyncio.sleep(self.random.uniform(0.2, 0.9))  # not to wait for anything: the moment is the fault
-            else:
-                await self.wait_effects(self.random.randrange(1, JOBS_PER_LIFE * victim.EFFECTS_PER_JOB * 2 // 3))
-                if self.store == "sqlite" and self.random.random() < 0.5:  # the file store has one process only
-                    await self.meddle()
-                await asyncio.sleep(self.random.uniform(0.0, 0.02))
-            process.send_signal(signal.SIGKILL)
-        finally:
-            process.kill()
-            code = process.wait()
+    @property
+    def is_file(self) -> bool:
+        return self.store == "file"
+
+    @property
+    def jobs_wanted(self) -> int:
+        """By the life that comes after so many kills."""
+        return (self.kills + 1) * JOBS_PER_LIFE
+
+    async def live_and_die(self, window: str) -> None:
+        """Start the victim, let it come to that window, and kill it; its own log says what was hit."""
+        begun = len(victim.read_phases(self.folder))
+        self.nursery.begin(self.folder, count=self.jobs_wanted, stays=True, is_file=self.is_file)
+        phase = RUNNING if window == MEDDLED else window
+        enough = victim.PHASES[victim.PHASES.index(phase) :]  # it may have nothing to recover
+        await until(lambda: any(phase in enough for phase in victim.read_phases(self.folder)[begun:]))
+        if window == MEDDLED:
+            await self.meddle()
+        await asyncio.sleep(self.random.uniform(0, LATEST_S[window]))  # not to wait for anything: this is the fault
+        code = self.nursery.kill()
         assert code == -signal.SIGKILL, f"it ended by itself with {code} before it was killed"
         self.kills += 1
+        hit = victim.read_phases(self.folder)[-1]
+        self.hits.count(MEDDLED if hit == RUNNING and window == MEDDLED else hit)
 
-    async def live(self, jobs_wanted: int) -> None:
-        """Start the victim once more, and let it run until every job is final."""
-        process = self.start(jobs_wanted)
-        try:
-            await self.until(lambda: process.poll() is not None)
-            assert process.returncode == 0
-        finally:
-            process.kill()
-            process.wait()
-
-    def start(self, jobs_wanted: int, *how: str) -> subprocess.Popen[bytes]:
-        program = [sys.executable, "-m", "tests.faults.victim", str(self.folder), str(jobs_wanted)]
-        return subprocess.Popen([*program, *how, self.store], cwd=ROOT)
-
-    async def wait_effects(self, more: int) -> None:
-        """Return when the components have written so many more lines."""
-        before = self.effect_lines()
-        await self.until(lambda: self.effect_lines() >= before + more)
-
-    def effect_lines(self) -> int:
-        path = self.folder / EFFECTS
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(SAFETY_S):
-            while not condition():  # noqa: ASYNC110 - another process sets no event of ours
-                await asyncio.sleep(0.002)
+    async def live(self) -> None:
+        """Let the victim live once more, until every job is final."""
+        self.nursery.begin(self.folder, count=self.kills * JOBS_PER_LIFE, stays=False, is_file=self.is_file)
+        assert await self.nursery.ended(within_s=SAFETY_S) == 0
 
     async def meddle(self) -> None:
         """From this process: pause some of the running jobs, cancel one, resume what was paused before."""
@@ -112,7 +101,7 @@ class Campaign:
                     await jobs.resume_job(job.id)
 
     def own_store(self) -> SqliteJobStore | FileJobStore:
-        return victim.store_in(self.folder, is_file=self.store == "file")
+        return victim.store_in(self.folder, is_file=self.is_file)
 
     async def look(self, *, is_quiet: bool = False) -> Evidence:
         """Read everything back while nobody runs. What was read before has to be there still."""
@@ -146,21 +135,39 @@ class Campaign:
 @pytest.mark.guarantee("G2")
 @pytest.mark.guarantee("G3")
 @pytest.mark.parametrize("store", list(KILLS))
+@pytest.mark.timeout(600)
 async def test_many_kills_lose_no_accepted_job_and_repeat_nothing_that_was_recorded(tmp_path: Path, store: str) -> None:
-    kills = KILLS[store]
-    seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(10**6))
-    print(f"repeat this by: {SEED_VARIABLE}={seed} .venv/bin/pytest tests/faults/test_kill.py")
-    campaign = Campaign(tmp_path, random.Random(seed), store)
-    for life in range(1, kills + 1):
-        await campaign.live_and_die(life * JOBS_PER_LIFE)
+    chance = campaign_random("tests/faults/test_kill.py")
+    hits = Hits(WINDOWS[store])
+    with Nursery(victim) as nursery:
+        for number in range(1, STORES[store] + 1):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            campaign = Campaign(folder, chance, store, nursery, hits)
+            await campaign_on_one_store(campaign, is_last=number == STORES[store])
+    hits.check()
+
+
+async def campaign_on_one_store(campaign: Campaign, *, is_last: bool) -> None:
+    windows = WINDOWS[campaign.store]
+    aims = [RUNNING, *(windows[number % len(windows)] for number in range(KILLS[campaign.store] - 1))]
+    campaign.random.shuffle(rest := aims[1:])
+    for window in (RUNNING, *rest):  # the first life leaves something to recover
+        await campaign.live_and_die(window)
         await campaign.look()
+    for _ in range(MORE_KILLS if is_last else 0):
+        for window in campaign.hits.missed:
+            await campaign.live_and_die(window)
+            await campaign.look()
     await campaign.resume_all()
-    await campaign.live(kills * JOBS_PER_LIFE)
+    await campaign.live()
+    await campaign.look()
+    await campaign.live()  # what was final then is so after a restart, too
     evidence = await campaign.look(is_quiet=True)
 
-    assert evidence.faults == kills
-    if store == "file":
-        assert list((tmp_path / victim.FILE_STORE).glob("snapshot-*")), "it was compacted meanwhile"
+    assert evidence.faults == campaign.kills
+    if campaign.is_file:
+        assert list((campaign.folder / victim.FILE_STORE).glob("snapshot-*")), "it was compacted meanwhile"
     assert fault_violations(evidence) == []
     check_outcomes(evidence, campaign)
     for tampered, law in tamper(evidence):
@@ -190,7 +197,7 @@ def tamper(evidence: Evidence) -> list[tuple[Evidence, str]]:
     """The same evidence with something wrong in it, and the law that has to notice: the checker is no rubber stamp."""
     first, *others = evidence.records
     completed = next(one for one in evidence.records if one.summary.status == JobStatus.COMPLETED)
-    effect = next(one for one in evidence.effects if one.job_id == completed.id and one.path == "one")
+    effect = [one for one in evidence.effects if one.job_id == completed.id and one.path == "one"][-1]
     return [
         (replace(evidence, records=others), "I1"),
         (replace(evidence, effects=[one for one in evidence.effects if one is not effect]), "I4"),

@@ -1,12 +1,13 @@
 """A process to be killed: it accepts jobs, runs them, and writes down every effect before it tells anybody.
 
-    python -m tests.faults.victim FOLDER JOBS [stay] [file]
+    python -m tests.faults.victim FOLDER JOBS [stay] [file] [lease=SECONDS]
 
 The client in it creates job after job, each with an idempotency key of its own, and writes an id down (and syncs) when
 `create_job` has returned it. Started again, it asks for those again whose ids it had not written down: it cannot know
 whether they were accepted. The components write a line (and sync) before they return. All lines go to files that only
 grow; a line that a kill has cut short was never finished and does not count. With `stay` the process does not end
-by itself; with `file` the jobs are in a file store that is compacted often, else in SQLite.
+by itself; with `file` the jobs are in a file store that is compacted often, else in SQLite. It also writes down which
+phase of its life begins, so that a test knows what a kill has hit.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from openagents_json import FileJobStore, JobManager, OpenAgentsApp, RetryableError, SqliteJobStore, StepContext
+from openagents_json.job.engine import worker
+from openagents_json.job.store import Claim, JobStore
+from openagents_json.job.store.base import DEFAULT_LEASE_S
 from tests.faults.checker import Effect
 
 STORE, FILE_STORE, EFFECTS, ACCEPTED = "jobs.db", "jobs", "effects.jsonl", "accepted.jsonl"
-COMPACT_BYTES = 300_000  # of the file store
+PHASE = "phases.jsonl"
+OPENING, RECOVERING, ACCEPTING, RUNNING = PHASES = ("opening", "recovering", "accepting", "running")
+RECOVER_S = 0.2  # of the worker: so often it looks for a job that is to run alone; lives are short here
+COMPACT_BYTES = 100_000  # of the file store
 MAX_JOBS, MAX_STEPS = 6, 8
 ITEMS, ITEMS_AT_ONCE = 5, 3
 EFFECTS_PER_JOB = 3 + 2 * ITEMS + 2 + 1  # of a job that nothing happens to
@@ -91,6 +98,11 @@ def read_effects(folder: Path) -> list[Effect]:
     return [Effect(*line) for line in read_log(folder / EFFECTS)]
 
 
+def read_phases(folder: Path) -> list[str]:
+    """Of all lives, one after the other. The last one was on when the last life ended."""
+    return list(read_log(folder / PHASE))
+
+
 def read_accepted(folder: Path) -> dict[int, str]:
     """The ids that the client was given, by job number."""
     return dict(read_log(folder / ACCEPTED))
@@ -99,15 +111,15 @@ def read_accepted(folder: Path) -> dict[int, str]:
 # ── the process ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def store_in(folder: Path, *, is_file: bool) -> SqliteJobStore | FileJobStore:
+def store_in(folder: Path, *, is_file: bool, lease_s: float = DEFAULT_LEASE_S) -> SqliteJobStore | FileJobStore:
     """The victim's store, not opened."""
     if is_file:
-        return FileJobStore(folder / FILE_STORE, compact_bytes=COMPACT_BYTES)
-    return SqliteJobStore(folder / STORE)
+        return FileJobStore(folder / FILE_STORE, compact_bytes=COMPACT_BYTES, lease_s=lease_s)
+    return SqliteJobStore(folder / STORE, lease_s=lease_s)
 
 
-def make_app(folder: Path, *, is_file: bool) -> OpenAgentsApp:
-    store = store_in(folder, is_file=is_file)
+def make_app(folder: Path, *, is_file: bool, lease_s: float = DEFAULT_LEASE_S) -> OpenAgentsApp:
+    store = store_in(folder, is_file=is_file, lease_s=lease_s)
     app = OpenAgentsApp(store, max_jobs=MAX_JOBS, max_steps=MAX_STEPS, max_threads=MAX_STEPS)
     effects = Log(folder / EFFECTS)
 
@@ -147,9 +159,39 @@ async def accept(jobs: JobManager, folder: Path, count: int) -> None:
             log.write([number, job_id])
 
 
-async def main(folder: Path, count: int, *, stays: bool, is_file: bool) -> None:
-    async with make_app(folder, is_file=is_file).jobs as jobs:
+class Phases:
+    """Writes down which phase of this life begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log, self._now = Log(folder / PHASE), ""
+
+    def begin(self, phase: str) -> None:
+        self._now = phase
+        self._log.write(phase)
+
+    def watch(self, store: JobStore) -> None:
+        """The recovery begins when the store has handed over the first jobs of a dead worker, before it is open."""
+        hold_orphans = store.hold_orphans
+
+        async def watched(worker: str, limit: int) -> list[Claim]:
+            claims = await hold_orphans(worker, limit)
+            if claims and self._now == OPENING:
+                self.begin(RECOVERING)
+            return claims
+
+        store.hold_orphans = watched  # type: ignore[method-assign]
+
+
+async def main(folder: Path, count: int, *, stays: bool, is_file: bool, lease_s: float = DEFAULT_LEASE_S) -> None:
+    worker.RECOVER_S = RECOVER_S
+    phases = Phases(folder)
+    phases.begin(OPENING)
+    jobs = make_app(folder, is_file=is_file, lease_s=lease_s).jobs
+    phases.watch(jobs.store)
+    async with jobs:
+        phases.begin(ACCEPTING)
         await accept(jobs, folder, count)
+        phases.begin(RUNNING)
         for job_id in read_accepted(folder).values():
             await jobs.wait(job_id)
         if stays:
@@ -158,4 +200,6 @@ async def main(folder: Path, count: int, *, stays: bool, is_file: bool) -> None:
 
 if __name__ == "__main__":
     how = sys.argv[3:]
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), stays="stay" in how, is_file="file" in how))
+    [lease_s] = [float(word.removeprefix("lease=")) for word in how if "=" in word] or [DEFAULT_LEASE_S]
+    place, jobs_wanted = Path(sys.argv[1]), int(sys.argv[2])
+    asyncio.run(main(place, jobs_wanted, stays="stay" in how, is_file="file" in how, lease_s=lease_s))

@@ -146,6 +146,9 @@ class LoopClock:
     def now_us(self) -> int:
         return self._start_us + self._loop.passed_us
 
+    def steady_us(self) -> int:
+        return self._loop.passed_us
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))
 

@@ -421,7 +421,8 @@ class Runner:
         if due is not None:
             delay_s = (due[0] - self._worker.clock.now_us()) / SECOND_US
             if delay_s > 0:
-                self._timer = self._worker.clock.call_later(delay_s, self.look_again)
+                wait_s = delay_s if self._attempts or self._releases else min(delay_s, self._worker.longest_linger_s)
+                self._timer = self._worker.clock.call_later(wait_s, self.look_again)
             else:  # it became due while this turn was being committed
                 self.look_again()
 

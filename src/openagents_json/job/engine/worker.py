@@ -114,6 +114,7 @@ class Worker:
         self.secrets = secrets
         self.random = rng
         self.linger_us = round(settings.linger_s * SECOND_US)
+        self.longest_linger_s = max(settings.linger_s, 1.0)  # then a job that lingers looks: the clock may be set back
         self.cleanup_us = round(settings.cleanup_timeout_s * SECOND_US)
         self.runners: dict[str, Runner] = {}  # jobs whose lease we have, by id
         self.slots: Slots[Runner] = Slots(
@@ -229,7 +230,7 @@ class Worker:
         if self._stopping:
             return
         self._stopping = True
-        until_us = self.clock.now_us() + round(timeout_s * SECOND_US)
+        until_us = self.clock.steady_us() + round(timeout_s * SECOND_US)
         for loop in self._loops:
             loop.cancel()
         for runner in list(self.runners.values()):
@@ -242,8 +243,7 @@ class Worker:
             if not await self._wait_empty(1.5 * told_s):
                 self.gives_up_on_store = True
                 await self._wait_empty(told_s / 4)
-        # A clock that was set back meanwhile does not give more than there was.
-        await self._close(lambda: min(max((until_us - self.clock.now_us()) / SECOND_US, 0.0), timeout_s))
+        await self._close(lambda: max((until_us - self.clock.steady_us()) / SECOND_US, 0.0))
 
     async def _close(self, left_s: Callable[[], float]) -> None:
         """Close what steps needed. `left_s` tells how much of the time for stopping is left."""
@@ -344,15 +344,26 @@ class Worker:
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the store until it answers. `LeaseLost` when the program stops meanwhile."""
         tries = 0
-        while True:
-            try:
-                return await ask()
-            except StoreUnavailable as error:
-                if self.gives_up_on_store:
-                    raise LeaseLost(f"The store is away and the program stops: {error}") from error
-                self.note_store_error(error)
-                await self.clock.sleep(RETRY_STORE_S[min(tries, len(RETRY_STORE_S) - 1)])
-                tries += 1
+        try:
+            while True:
+                try:
+                    return await ask()
+                except StoreUnavailable as error:
+                    if self.gives_up_on_store:
+                        raise LeaseLost(f"The store is away and the program stops: {error}") from error
+                    self.note_store_error(error)
+                    await self.clock.sleep(RETRY_STORE_S[min(tries, len(RETRY_STORE_S) - 1)])
+                    tries += 1
+        finally:
+            if tries:
+                self._look_around()
+
+    def _look_around(self) -> None:
+        """A commit of ours may be recorded although its reply was lost, and then nobody has told of it: look for what
+        it put into the queue or gave a time."""
+        self._queue.lost_count()
+        self._due_changed.set()
+        self.bus.wake_readers()
 
     def settle_later(self, claim: Claim, happenings: Sequence[Happening] = ()) -> None:
         """The store went away in the middle: settle the job when it is back. Nobody else would, while we live."""
@@ -542,7 +553,7 @@ class Worker:
                 self._states.keep(runner.state)
                 await self.patiently(lambda: self._settler.settle_rest(runner.job_id))
         except LeaseLost as lost:
-            logger.info("job %s: %s", runner.job_id, lost, extra={"job_id": runner.job_id})
+            self._note_lost(runner.job_id, lost)
         except Exception:
             logger.exception("the runner of job %s failed; the job is taken up again", runner.job_id)
             runner.stop_attempts("lost_lease", 0.0)
@@ -574,7 +585,7 @@ class Worker:
         try:
             await self.patiently(lambda: self._settler.settle(claim, happenings))
         except LeaseLost as lost:
-            logger.info("job %s: %s", claim.job_id, lost, extra={"job_id": claim.job_id})
+            self._note_lost(claim.job_id, lost)
 
     async def _wake_due(self) -> None:
         """Put jobs whose timer is due back into the queue."""
@@ -676,7 +687,12 @@ class Worker:
         try:
             await self.patiently(lambda: self._settler.settle_rest(job_id))
         except LeaseLost as lost:
-            logger.info("job %s: %s", job_id, lost, extra={"job_id": job_id})
+            self._note_lost(job_id, lost)
+
+    def _note_lost(self, job_id: str, lost: LeaseLost) -> None:
+        """Somebody else has the job, or had it while we tried again."""
+        logger.info("job %s: %s", job_id, lost, extra={"job_id": job_id})
+        self._look_around()
 
     async def recover(self) -> int:
         """Put jobs of dead workers back where they belong; how many there were. Carry out requests that their askers

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
 from openagents_json.clock import SECOND_US, Clock
 from openagents_json.job.store.records import StoredWorker, WorkerInfo
+
+
+@dataclass
+class _Known:
+    """A worker that has registered."""
+
+    info: WorkerInfo
+    registered_us: int
+    heartbeat_us: int
+    lease_until_us: int  # by the steady clock
 
 
 class MemoryWorkers:
@@ -17,21 +27,21 @@ class MemoryWorkers:
         self._clock = clock
         self._lease_us = round(lease_s * SECOND_US)
         self._lock = threading.Lock()  # a beat must not bring back a worker that has just gone
-        self._workers: dict[str, StoredWorker] = {}  # jobs: not counted in here
+        self._workers: dict[str, _Known] = {}
 
     def register(self, worker: str, info: WorkerInfo) -> None:
         """It begins to live, or says something else of itself."""
         with self._lock:
             now, known = self._clock.now_us(), self._live(worker)
             since_us = known.registered_us if known else now
-            self._workers[worker] = StoredWorker(worker, info, since_us, now, now + self._lease_us, 0)
+            self._workers[worker] = _Known(info, since_us, now, self._clock.steady_us() + self._lease_us)
 
     def beat(self, worker: str) -> bool:
         """Renew its leases. False when it was taken for dead. Threads may call it."""
         with self._lock:
-            now, known = self._clock.now_us(), self._live(worker)
-            if known is not None:
-                self._workers[worker] = replace(known, heartbeat_us=now, lease_until_us=now + self._lease_us)
+            if (known := self._live(worker)) is not None:
+                known.heartbeat_us = self._clock.now_us()
+                known.lease_until_us = self._clock.steady_us() + self._lease_us
             return known is not None
 
     def forget(self, worker: str) -> None:
@@ -50,14 +60,20 @@ class MemoryWorkers:
     def list(self, jobs: Mapping[str, int]) -> list[StoredWorker]:
         """The live ones by the time at which they began, with the number of jobs that each holds."""
         with self._lock:
-            alive = [one for one in self._workers.values() if self._live(one.id)]
-        alive.sort(key=lambda one: (one.registered_us, one.id))
-        return [replace(one, jobs=jobs.get(one.id, 0)) for one in alive]
+            ahead_us = self._clock.now_us() - self._clock.steady_us()
+            alive = [
+                StoredWorker(
+                    id, one.info, one.registered_us, one.heartbeat_us, one.lease_until_us + ahead_us, jobs.get(id, 0)
+                )
+                for id, one in self._workers.items()
+                if self._live(id) is not None
+            ]
+        return sorted(alive, key=lambda one: (one.registered_us, one.id))
 
     def is_alive(self, worker: str) -> bool:
         """Whether its lease has not ended."""
         return self._live(worker) is not None
 
-    def _live(self, worker: str) -> StoredWorker | None:
+    def _live(self, worker: str) -> _Known | None:
         known = self._workers.get(worker)
-        return known if known is not None and known.lease_until_us > self._clock.now_us() else None
+        return known if known is not None and known.lease_until_us > self._clock.steady_us() else None

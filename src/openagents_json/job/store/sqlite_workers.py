@@ -17,7 +17,11 @@ from openagents_json.jsondata import decode, encode
 
 
 class SqliteWorkers:
-    """Used by the writer's thread. A worker is alive while its lease lasts and its file is held."""
+    """Used by the writer's thread. A worker is alive while its lease lasts and its file is held.
+
+    Leases are measured by the steady clock of the machine: setting the time of day ends none. It begins anew with the
+    machine; a lease from before that may seem to last, and its worker's file is free.
+    """
 
     def __init__(self, folder: Path, clock: Clock, lease_s: float) -> None:
         self._files = WorkerFiles(folder)
@@ -28,17 +32,27 @@ class SqliteWorkers:
     def register(self, connection: sqlite3.Connection, worker: str, info: WorkerInfo) -> None:
         self._files.sweep()
         self._files.begin(worker)
-        now = self._clock.now_us()
+        now, steady = self._clock.now_us(), self._clock.steady_us()
         components = encode(list(info.components)).decode()
         connection.execute(
             SQL["worker_put"],
-            (worker, now, now + self._lease_us, info.host, info.pid, info.version, components, info.max_jobs),
+            (
+                worker,
+                now,
+                steady + self._lease_us,
+                info.host,
+                info.pid,
+                info.version,
+                components,
+                info.max_jobs,
+                steady,
+            ),
         )
 
     def renew(self, connection: sqlite3.Connection, worker: str) -> bool:
         """The time is that of the write, not of the question."""
-        now = self._clock.now_us()
-        values = {"worker": worker, "now": now, "until": now + self._lease_us}
+        steady = self._clock.steady_us()
+        values = {"worker": worker, "now": self._clock.now_us(), "steady": steady, "until": steady + self._lease_us}
         return connection.execute(SQL["worker_renew"], values).rowcount > 0
 
     def unregister(self, connection: sqlite3.Connection, worker: str, threads_run: bool) -> None:
@@ -57,19 +71,21 @@ class SqliteWorkers:
         return len(dead)
 
     def list(self, connection: sqlite3.Connection) -> list[StoredWorker]:
-        cursor = connection.execute(SQL["workers"], (self._clock.now_us(),))
+        steady = self._clock.steady_us()
+        ahead_us = self._clock.now_us() - steady
+        cursor = connection.execute(SQL["workers"], (steady,))
         found = []
         for row in [named(cursor, values) for values in cursor.fetchall()]:
             components = tuple(decode(row["components"].encode()))
             info = WorkerInfo(row["host"], row["pid"], row["version"], components, row["max_jobs"])
-            times = row["registered_us"], row["heartbeat_us"], row["lease_until_us"]
+            times = row["registered_us"], row["heartbeat_us"], row["lease_until_us"] + ahead_us
             if self._files.is_alive(row["id"]):
                 found.append(StoredWorker(row["id"], info, *times, row["jobs"]))
         return found
 
     def is_alive(self, connection: sqlite3.Connection, worker: str) -> bool:
         lease = connection.execute(SQL["worker_lease"], (worker,)).fetchone()
-        return lease is not None and lease[0] > self._clock.now_us() and self._files.is_alive(worker)
+        return lease is not None and lease[0] > self._clock.steady_us() and self._files.is_alive(worker)
 
     def look_back(self, connection: sqlite3.Connection) -> None:
         """Before `end_all`: see which workers have left threads behind."""

@@ -259,15 +259,15 @@ WHERE key IN (SELECT job FROM abandoned WHERE worker = ?1);
 DELETE FROM abandoned WHERE worker = ?;
 
 -- name: worker_put
--- A worker lives until its lease ends; since when, if it did before.
+-- A worker lives until its lease ends, which the steady clock (?9) says; since when, if it did before.
 INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs)
 VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 ON CONFLICT (id) DO UPDATE SET heartbeat_us = ?2, lease_until_us = ?3, host = ?4, pid = ?5, version = ?6,
-  components = ?7, max_jobs = ?8, registered_us = CASE WHEN lease_until_us > ?2 THEN registered_us ELSE ?2 END;
+  components = ?7, max_jobs = ?8, registered_us = CASE WHEN lease_until_us > ?9 THEN registered_us ELSE ?2 END;
 
 -- name: worker_renew
 -- Renew a lease that has not ended.
-UPDATE workers SET heartbeat_us = :now, lease_until_us = :until WHERE id = :worker AND lease_until_us > :now;
+UPDATE workers SET heartbeat_us = :now, lease_until_us = :until WHERE id = :worker AND lease_until_us > :steady;
 
 -- name: workers
 -- The workers whose lease has not ended, with how many jobs each holds.
