@@ -485,6 +485,31 @@ async def test_row_that_somebody_keeps_locked_holds_up_only_its_own_job(
         assert len(await history(store, holder.job_id)) == holder.committed
 
 
+@pytest.mark.guarantee("G5")
+async def test_worker_that_is_cut_off_in_a_transaction_keeps_no_lock_longer_than_its_lease(
+    postgres: Server, url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody could take its job over by then."""
+    from openagents_json.job.store import postgres as module
+
+    monkeypatch.setattr(module, "CLOSE_S", 0.1)
+    store = PostgresJobStore(url, clock, lease_s=1)
+    await store.open()
+    job_id = await accept(store, clock, start=False)
+    store.commit_delay_s = SAFETY_S  # the transaction has locked the row, and the server hears no more of it
+    holding = asyncio.create_task(store.hold(job_id, "w1", request("pause")))
+    row = f"SELECT FROM {store.place.schema}.jobs WHERE id = $1 FOR UPDATE"
+    async with postgres.connected() as connection, asyncio.timeout(SAFETY_S):
+        while await connection.fetchrow(f"{row} SKIP LOCKED", job_id) is not None:  # noqa: ASYNC110 - no signal
+            await asyncio.sleep(0.01)
+        began_s = asyncio.get_running_loop().time()
+        await connection.fetchrow(row, job_id)
+        assert asyncio.get_running_loop().time() - began_s < 5
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await holding
+
+
 async def test_statement_that_the_server_does_not_understand_is_no_reason_to_wait(store: PostgresJobStore) -> None:
     with pytest.raises(StoreError, match="does not understand") as refused:
         await store._write("call", lambda connection: connection.rows("SELECT nonsense"))

@@ -17,22 +17,30 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.delay_s = 0.0  # before each reply is passed on
         self.refuses = False  # new connections are closed at once
-        self.lost = 0  # replies that were not passed on
+        self.lost = 0  # requests and replies that were not passed on
         self._lose_after: bytes | None = None  # the reply to what holds this is lost
+        self._lose: bytes | None = None  # what holds this is lost itself
         self._loses: set[asyncio.StreamWriter] = set()  # clients whose next reply is lost
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = {"requests": asyncio.Event(), "replies": asyncio.Event()}
+        self.thaw()
 
     def lose_reply_to(self, request: bytes) -> None:
         """The next request that holds these bytes reaches the server; its reply is thrown away and the client cut."""
         self._lose_after = request
 
-    def freeze(self) -> None:
-        """Pass nothing on any more, in either direction, as a broken network does."""
-        self._flowing.clear()
+    def lose_request(self, request: bytes) -> None:
+        """The next request that holds these bytes does not reach the server; the client is cut."""
+        self._lose = request
+
+    def freeze(self, *directions: str) -> None:
+        """Pass nothing on any more in these directions (`requests`, `replies`; both if none is given), as a broken
+        network does. What was sent comes later, when it is whole again."""
+        for direction in directions or self._flowing:
+            self._flowing[direction].clear()
 
     def thaw(self) -> None:
-        self._flowing.set()
+        for flowing in self._flowing.values():
+            flowing.set()
 
     def cut(self) -> None:
         """End all connections."""
@@ -72,7 +80,11 @@ class Proxy:
         is_request: bool,
     ) -> None:
         while data := await source.read(65_536):
-            await self._flowing.wait()
+            await self._flowing["requests" if is_request else "replies"].wait()
+            if is_request and self._lose is not None and self._lose in data:
+                self._lose = None
+                self.lost += 1
+                raise EOFError
             if is_request and self._lose_after is not None and self._lose_after in data:
                 self._lose_after = None
                 self._loses.add(client)

@@ -118,9 +118,12 @@ def store_in(folder: Path, *, is_file: bool, lease_s: float = DEFAULT_LEASE_S) -
     return SqliteJobStore(folder / STORE, lease_s=lease_s)
 
 
-def make_app(folder: Path, *, is_file: bool, lease_s: float = DEFAULT_LEASE_S) -> OpenAgentsApp:
-    store = store_in(folder, is_file=is_file, lease_s=lease_s)
-    app = OpenAgentsApp(store, max_jobs=MAX_JOBS, max_steps=MAX_STEPS, max_threads=MAX_STEPS)
+def make_app(
+    folder: Path, *, is_file: bool = False, lease_s: float = DEFAULT_LEASE_S, url: str = "", **settings: Any
+) -> OpenAgentsApp:
+    """The application, on the victim's own store or the one of a URL; its effects are written down in the folder."""
+    store = url or store_in(folder, is_file=is_file, lease_s=lease_s)
+    app = OpenAgentsApp(store, max_jobs=MAX_JOBS, max_steps=MAX_STEPS, max_threads=MAX_STEPS, **settings)
     effects = Log(folder / EFFECTS)
 
     def note(context: StepContext, output: Any) -> None:

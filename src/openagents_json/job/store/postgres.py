@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openagents_json.clock import Clock, SystemClock
@@ -25,7 +26,7 @@ from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, lis
 from openagents_json.job.store.postgres_limits import Concern, concerns_of_new, read_limit
 from openagents_json.job.store.postgres_news import PostgresNews
 from openagents_json.job.store.postgres_output import PostgresOutput, count_jobs, read_output
-from openagents_json.job.store.postgres_place import place_of
+from openagents_json.job.store.postgres_place import IDLE_IN_TRANSACTION_S, place_of
 from openagents_json.job.store.postgres_rows import SQL, listing, read_whole, request_of, summary_in
 from openagents_json.job.store.postgres_schema import is_made, migrate
 from openagents_json.job.store.postgres_session import Ask, PostgresReaders, T, begin_session
@@ -72,7 +73,8 @@ class PostgresJobStore(JobStore):
         lease_s: float = DEFAULT_LEASE_S,
     ) -> None:
         load()
-        self.place = place_of(url)
+        # A worker that is cut off in a transaction may not keep jobs locked longer than its leases keep them.
+        self.place = replace(place_of(url), idle_in_transaction_s=min(IDLE_IN_TRANSACTION_S, lease_s))
         self.aging_s = aging_s
         self.lease_s = lease_s
         self._tables = PostgresTables(None if isinstance(clock, SystemClock) else clock, aging_s)

@@ -18,12 +18,11 @@ _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 LOCK_S = 2  # to wait for a row that another transaction has locked
 STATEMENT_S = 20
-IDLE_IN_TRANSACTION_S = 10  # then the server ends the session, and its locks are free
+IDLE_IN_TRANSACTION_S = 10  # then the server ends the session, and its locks are free; sooner if leases are shorter
 
 _SETTINGS = {
     "statement_timeout": f"{STATEMENT_S}s",
     "lock_timeout": f"{LOCK_S}s",
-    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
     "default_transaction_isolation": "read committed",
     "jit": "off",  # compiling costs more than what these statements do
     "client_min_messages": "warning",
@@ -49,6 +48,7 @@ class Place:
     is_pooled: bool
     given: frozenset[str] = frozenset()  # settings of the server that the URL has; ours do not win over them
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    idle_in_transaction_s: float = IDLE_IN_TRANSACTION_S
 
     @property
     def channel(self) -> str:
@@ -63,7 +63,9 @@ class Place:
 
     def session(self, *, writes: bool) -> Mapping[str, str]:
         """The server's settings for a connection."""
-        settings = _SETTINGS | (_WRITER_SETTINGS if writes else {})
+        idle_ms = round(self.idle_in_transaction_s * 1000)
+        settings = _SETTINGS | {"idle_in_transaction_session_timeout": f"{idle_ms}ms"}
+        settings |= _WRITER_SETTINGS if writes else {}
         if not self.is_pooled:
             settings = settings | dict(server_keepalive()) | {"application_name": "openagents_json"}
         return {name: value for name, value in settings.items() if name not in self.given}
