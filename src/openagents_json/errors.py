@@ -20,6 +20,7 @@
     │   ├── IdempotencyConflict    the key was used for another body
     │   ├── LimitReached           the workflow's `concurrency` lets no further job start
     │   └── WaitTimeout            the job did not become what was waited for in time
+    ├── InvalidExport              a file of exported jobs that is not whole, or not as it was written
     ├── InvalidQuery               a filter, order or cursor of list_jobs that is not understood
     ├── StepFailure                what a component may raise to say more than "failed"
     │   ├── RetryableError         worth another attempt, perhaps after delay_s
@@ -236,6 +237,16 @@ class WaitTimeout(JobError):
     """The job was not final, or not PAUSED, within the time given to wait for that; it goes on."""
 
     code = "job.wait_timeout"
+
+
+class InvalidExport(OpenAgentsError):
+    """A file of exported jobs that cannot be imported. `line` (from 1) says where; nothing was written."""
+
+    code = "export.invalid"
+
+    def __init__(self, why: str, line: int) -> None:
+        super().__init__(f"The export cannot be imported: line {line:,}: {why}. Nothing was imported.")
+        self.line = line
 
 
 class InvalidQuery(OpenAgentsError):

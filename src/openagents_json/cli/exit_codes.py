@@ -14,7 +14,9 @@ class Exit(IntEnum):
     CANCELLED = 3  # the job is CANCELLED
     NOT_FOUND = 4  # no such job, workflow or leak
     STORE = 5  # the store cannot be opened, read or written
-    UNHEALTHY = 6  # of `health`: something is not as it should be; of `jobs leaks`: a leak that was tried stays
+    # Of `health`: something is not as it should be; of `jobs leaks`: a leak that was tried stays; of `store import`:
+    # jobs were refused.
+    UNHEALTHY = 6
     LIMIT = 7  # `concurrency` of the workflow lets no further job start: nothing was done
     INTERNAL = 70  # a fault of this program (EX_SOFTWARE)
     INTERRUPTED = 130  # stopped by Ctrl-C, SIGTERM or --timeout; the job can be resumed

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from openagents_json.cli.exit_codes import Exit, epilog
+from openagents_json.cli.moving import add_moving
 from openagents_json.cli.options import Json
 from openagents_json.cli.output import output_of
 
 app = typer.Typer(help="Look after a store.", rich_markup_mode=None)
+add_moving(app)
 
 StoreUrl = Annotated[str, typer.Argument(metavar="URL", help="The store, such as file:///openagents.jobs.")]
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from openagents_json.clock import Clock, SystemClock, as_microseconds
 from openagents_json.components import ComponentRegistry, register_builtins
@@ -57,6 +57,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.health import health_of
 from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, WorkerSummary
+from openagents_json.job.moving import Exported, Imported, export_jobs, import_jobs
 from openagents_json.job.reading import JobReader
 from openagents_json.job.store import JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
 from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
@@ -330,6 +331,30 @@ class JobManager:
         if not days >= 0:
             raise ValueError(f"days must be 0 or more, not {days!r}")
         return await self._worker.delete_final(days)
+
+    async def export_jobs(
+        self, target: Path | BinaryIO, *, filters: Mapping[str, Any] | None = None, ids: Sequence[str] = ()
+    ) -> Exported:
+        """Write jobs with their children and histories to a new file or a binary stream, from which `import_jobs` of a
+        manager on any store takes them: all of them, those that fit the filters of `list_jobs`, or those of these ids.
+
+        They stay here, too: what has not ended goes on in both places unless it is paused here, or nothing runs here
+        any more. `JobNotFound`, `InvalidQuery`, `FileExistsError`.
+        """
+        return await export_jobs(self.store, target, filters=filters, ids=ids, secrets=self._worker.secrets)
+
+    async def import_jobs(self, source: Path | BinaryIO, *, dry_run: bool = False, drop_keys: bool = False) -> Imported:
+        """Take the jobs of an export into the store; they go on here as after the death of a worker. What is there
+        already is passed over, so this may be repeated. `Imported.refusals` names what was refused, and why.
+
+        With `dry_run` nothing is written, with `drop_keys` jobs lose their idempotency keys. `InvalidExport` when
+        anything is wrong with the file: then nothing was written.
+        """
+        done = await import_jobs(self.store, source, dry_run=dry_run, drop_keys=drop_keys)
+        if done.jobs and not dry_run:
+            self._worker.jobs_came()
+            await self._worker.recover()
+        return done
 
     # ── control ───────────────────────────────────────────────────────────────────────────────────────────────────
 

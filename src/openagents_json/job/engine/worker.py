@@ -288,6 +288,11 @@ class Worker:
         """So many jobs were queued."""
         self._queue.added(count)
 
+    def jobs_came(self) -> None:
+        """Jobs were written that nobody here knows of."""
+        self._queue.lost_count()
+        self._due_changed.set()
+
     def due_changed(self) -> None:
         """A job at rest has a new time to wake."""
         self._due_changed.set()

@@ -19,6 +19,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
@@ -249,6 +250,20 @@ class JobStore(ABC):
     @abstractmethod
     async def count_jobs(self, limit: int) -> JobCounts:
         """Jobs by status: of those QUEUED, and of the others that were created last, at most `limit` each."""
+
+    # ── moving ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def read_family(self, job_id: str) -> list[MovedJob]:
+        """A job and all its attached children, and theirs, as they are at one moment: parents before their children,
+        without events and documents (`MovedJob`). Empty when there is no such job."""
+
+    @abstractmethod
+    async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
+        """Accept jobs of another store with their histories and requests, in one transaction, all or none; parents
+        come before their children. The ids of those that are there already: if there are any, nothing is written.
+        `IdempotencyConflict` for a key that another job has, `LimitReached` for a job that is on and finds no slot of
+        its limit."""
 
     # ── leaks ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -18,6 +18,7 @@ from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.file_keeper import FileKeeper
 from openagents_json.job.store.file_upkeep import facts_in, facts_on_disk, find_flaws, sizes_of
 from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
@@ -98,6 +99,9 @@ class FileJobStore(FileKeeper):
     async def count_leaks(self) -> int:
         return await self._read(lambda memory: memory.count_leaks())
 
+    async def read_family(self, job_id: str) -> list[MovedJob]:
+        return await self._read(lambda memory: memory.read_family(job_id))
+
     # ── the verbs that write ──────────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, job: NewJob) -> str:
@@ -108,6 +112,9 @@ class FileJobStore(FileKeeper):
 
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
         return await self._write(lambda memory: memory.create_all(jobs))
+
+    async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
+        return await self._write(lambda memory: memory.restore(jobs))
 
     async def claim(
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False

@@ -80,6 +80,19 @@ class Accepted(Change, tag="accepted"):
         MemoryJobStore._accept(memory, with_document(memory, self.new), self.handle, at_us)
 
 
+class Restored(Change, tag="restored"):
+    """A job came from another store, whole. Its definition stands without the document."""
+
+    job: str
+    kept: MemoryJob
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        if self.job in memory._jobs:
+            raise Misfit(f"job {self.job} is there already")
+        self.kept.new = with_document(memory, self.kept.new)
+        MemoryJobStore._restore(memory, self.kept)
+
+
 class Taken(Change, tag="taken"):
     """A lease began."""
 
@@ -329,6 +342,7 @@ class End(Change, tag="end"):
 AnyChange = (
     Defined
     | Accepted
+    | Restored
     | Taken
     | GivenBack
     | Requested

@@ -4,6 +4,7 @@ at one moment while they go on changing."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import msgspec
@@ -23,6 +24,7 @@ from openagents_json.job.store.file_changes import (
     LeakTried,
     Printed,
     Requested,
+    Restored,
     SlotSet,
     SnapshotHeader,
     Taken,
@@ -34,7 +36,7 @@ from openagents_json.job.store.file_changes import (
 from openagents_json.job.store.file_lines import MAX_CHANGE_BYTES, Stamps, body
 from openagents_json.job.store.memory import MemoryJob, MemoryJobStore
 from openagents_json.job.store.output import OutputChunk
-from openagents_json.job.store.records import Commit, NewJob, Request, StoredLeak
+from openagents_json.job.store.records import Commit, Definition, NewJob, Request, StoredLeak
 
 
 class JournaledMemory(MemoryJobStore):
@@ -87,11 +89,18 @@ class JournaledMemory(MemoryJobStore):
     # ── the mutators ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _accept(self, job: NewJob, handle: int, now: int) -> None:
-        definition = job.definition
-        if definition.hash not in self._definitions:
-            self._note(Defined(hash=definition.hash, document=definition.document.decode()), now)
+        self._note_definition(job.definition, now)
         self._note(Accepted(job=job.job_id, handle=handle, new=bare(job)), now)
         super()._accept(job, handle, now)
+
+    def _restore(self, job: MemoryJob) -> None:
+        self._note_definition(job.new.definition)
+        self._note(Restored(job=job.id, kept=replace(job, new=bare(job.new))))
+        super()._restore(job)
+
+    def _note_definition(self, definition: Definition, at_us: int | None = None) -> None:
+        if definition.hash not in self._definitions:
+            self._note(Defined(hash=definition.hash, document=definition.document.decode()), at_us)
 
     def _take(self, job: MemoryJob, worker: str, epoch: int) -> None:
         self._note_of(job, Taken(job=job.id, worker=worker, epoch=epoch))

@@ -28,6 +28,7 @@ from openagents_json.job.store.file_changes import (
     JournalHeader,
     Kept,
     Misfit,
+    Restored,
     SnapshotHeader,
 )
 from openagents_json.job.store.file_folder import (
@@ -285,7 +286,7 @@ def _last_event(change: Change) -> int:
             return change.new.row.last_event
         case Committed():
             return change.row.last_event
-        case Kept():
+        case Kept() | Restored():
             return change.kept.row.last_event
         case History():
             return change.events[-1].number if change.events else 0

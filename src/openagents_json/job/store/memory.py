@@ -32,9 +32,11 @@ from openagents_json.job.store.limits import (
 )
 from openagents_json.job.store.memory_leaks import MemoryLeaks
 from openagents_json.job.store.memory_limits import MemoryLimits
+from openagents_json.job.store.memory_moving import moved, refuse_to_restore
 from openagents_json.job.store.memory_output import MemoryOutput
 from openagents_json.job.store.memory_upkeep import facts_of
 from openagents_json.job.store.memory_workers import MemoryWorkers
+from openagents_json.job.store.moving import MovedJob, queued_keys
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
@@ -457,6 +459,35 @@ class MemoryJobStore(JobStore):
     async def list_workers(self) -> list[StoredWorker]:
         return self._workers.list(Counter(job.owner for job in self._jobs.values() if job.owner is not None))
 
+    # ── moving ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def read_family(self, job_id: str) -> list[MovedJob]:
+        root = self._jobs.get(job_id)
+        return [] if root is None else [moved(job, self._leaks.of(job.id)) for job in self._tree(root)]
+
+    async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
+        if there := [job.id for job in jobs if job.id in self._jobs]:
+            return there
+        refuse_to_restore(jobs, self._keys, self._limits)
+        for one in jobs:
+            row, arrived = one.new.row, one.waits_since_us
+            job = MemoryJob(replace(one.new, events=()), self._handle + 1, row, arrived, one.queued_total_us)
+            job.owner, job.epoch, job.has_slot = one.keeper, one.epoch, one.needs_slot
+            job.events = list(one.new.events)
+            if arrived is not None:
+                job.sort_at = virtual_arrival_us(arrived, one.queued_total_us, row.rank, self.aging_s)
+            sequences = range(self._sequence + 1, self._sequence + 1 + len(one.requests))
+            job.requests = [replace(request, sequence=at) for request, at in zip(one.requests, sequences, strict=True)]
+            job.request_keys = {*one.drained, *(request.key for request in one.requests)}
+            self._restore(job)
+            for leak in one.leaks:
+                if not self._leaks.has(leak.job_id, leak.resource_id):
+                    self._keep_leak(replace(leak, key=self._leaks.last_key + 1))
+        for key in queued_keys(jobs):
+            balance(self._limits, key)
+        self._count(2 * len(jobs))
+        return []
+
     # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
@@ -575,6 +606,19 @@ class MemoryJobStore(JobStore):
         if job.parent_id is not None and (parent := self._jobs.get(job.parent_id)) is not None:
             stored.queued_total_us = parent.queued_total_us
         self._place(stored, JobStatus.CREATED, now)
+
+    def _restore(self, job: MemoryJob) -> None:
+        """A job of another store that is not there yet, whole, with its slot if it has one."""
+        self._definitions.setdefault(job.new.definition.hash, job.new.definition.document)
+        self._handle = job.handle
+        self._sequence = max([self._sequence, *(request.sequence for request in job.requests)])
+        self._add(job)
+        if job.limit is not None:
+            self._limits.note(job)
+        if job.row.status == JobStatus.QUEUED and not job.is_blocked:
+            self._enqueue(job)
+        if job.row.due_us is not None:
+            heapq.heappush(self._due, (job.row.due_us, job.id))
 
     def _add(self, job: MemoryJob) -> None:
         """Enter a job wherever jobs are looked up."""

@@ -40,6 +40,14 @@ class MemoryLeaks:
         """Those with greater keys, the oldest first."""
         return [leak for key, leak in self._leaks.items() if key > after][:limit]
 
+    def of(self, job_id: str) -> Sequence[StoredLeak]:
+        """Those of a job."""
+        return [leak for leak in self._leaks.values() if leak.job_id == job_id]
+
+    def has(self, job_id: str, resource_id: str) -> bool:
+        """Whether that resource of the job has leaked."""
+        return any(leak.resource_id == resource_id for leak in self.of(job_id))
+
     def note(self, key: int, error: ErrorInfo) -> bool:
         """One more try has failed."""
         if (leak := self._leaks.get(key)) is None:

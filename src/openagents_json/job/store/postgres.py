@@ -19,11 +19,13 @@ from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.postgres_driver import Connection, load
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
 from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, list_leaks, note_leak
 from openagents_json.job.store.postgres_limits import Concern, concerns_of_new, read_limit
+from openagents_json.job.store.postgres_moving import concerns_of_moved, read_family, restore
 from openagents_json.job.store.postgres_news import PostgresNews
 from openagents_json.job.store.postgres_output import PostgresOutput, count_jobs, read_output
 from openagents_json.job.store.postgres_place import IDLE_IN_TRANSACTION_S, place_of
@@ -252,6 +254,14 @@ class PostgresJobStore(JobStore):
             return []
         call = lambda connection: self._tables.create_all(connection, jobs)  # noqa: E731
         return await self._write("call", call, limits=concerns_of_new(jobs))  # type: ignore[no-any-return]
+
+    async def read_family(self, job_id: str) -> list[MovedJob]:
+        return await self._read(lambda connection: read_family(connection, job_id))
+
+    async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
+        return await self._write(  # type: ignore[no-any-return]
+            "call", lambda connection: restore(connection, jobs, self._tables), limits=concerns_of_moved(jobs)
+        )
 
     async def claim(
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False

@@ -36,13 +36,15 @@ async def create_all(
     written = len(keys) + sum(len(histories[job_id]) for job_id in keys)
     others = [job for job in new if job.job_id not in keys and job.owner is None]
     known = await _known(connection, others) if others else {}
-    return [_answer(job, unique[job.job_id] is job, keys, known) for job in jobs], written
-
-
-def _answer(job: NewJob, is_first: bool, keys: dict[str, int], known: dict[str, Answer]) -> Answer:
-    if job.owner is None:
-        return known.get(job.job_id, (job.job_id, None))
-    return (first_claim(job, keys[job.job_id]) if is_first and job.job_id in keys else None), None
+    answers: list[Answer] = []
+    left = dict(keys)  # new leases that nobody was told of yet: whoever comes twice in a group gets one once
+    for job in jobs:
+        if job.owner is None:
+            answers.append(known.get(job.job_id, (job.job_id, None)))
+        else:
+            key = left.pop(job.job_id, None)
+            answers.append((None if key is None else first_claim(job, key), None))
+    return answers, written
 
 
 async def _put(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from openagents_json.job.machine import Leak
 from openagents_json.job.model import ErrorInfo
-from openagents_json.job.store.postgres_driver import Connection
-from openagents_json.job.store.postgres_rows import SQL, texts_of
+from openagents_json.job.store.postgres_driver import Connection, readable
+from openagents_json.job.store.postgres_rows import SQL
 from openagents_json.job.store.records import StoredLeak
 from openagents_json.jsondata import decode, encode
 
@@ -23,12 +24,17 @@ async def add_leaks(connection: Connection, leaks: Sequence[tuple[int, Leak]], n
 
 async def list_leaks(connection: Connection, after: int, limit: int) -> list[StoredLeak]:
     """Those with greater keys, the oldest first."""
-    leaks = []
-    for row in await connection.rows(SQL["leaks_after"], after, limit):
-        values = texts_of(row)
-        resource, inputs, error = values.pop("resource"), decode(values.pop("inputs")), decode(values.pop("error"))
-        leaks.append(StoredLeak(resource_id=resource, inputs=inputs, error=error, **values))
-    return leaks
+    rows = await connection.rows(SQL["leaks_after"], after, limit)
+    return [leak_of(tuple(value for _, value in row.items())) for row in rows]
+
+
+def leak_of(values: Sequence[Any]) -> StoredLeak:
+    """A row of `leaks`."""
+    key, *texts, inputs, error, leaked_us, tries = values
+    job_id, resource, workflow_id, path, name, release = (readable(text) or "" for text in texts)
+    return StoredLeak(
+        key, job_id, resource, workflow_id, path, name, release, decode(inputs), decode(error), leaked_us, tries
+    )
 
 
 async def count_leaks(connection: Connection) -> int:

@@ -26,6 +26,7 @@ from openagents_json.job.store.limits import (
     enter,
     refuse,
 )
+from openagents_json.job.store.moving import MovedJob, refuse_without_slot
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.postgres_rows import SQL, limit_in
 from openagents_json.job.store.records import Commit, NewJob
@@ -216,6 +217,14 @@ async def over_limit(connection: Connection, jobs: Sequence[NewJob]) -> dict[str
         else:
             book.give(entry.handle)
     return refused
+
+
+async def refuse_without_slots(connection: Connection, jobs: Sequence[MovedJob]) -> None:
+    """`LimitReached` for the first job of another store that is on and finds no slot. The keys are locked."""
+    keys = {job.new.limit.key for job in jobs if job.new.limit is not None and job.needs_slot}
+    if keys:
+        rows = await connection.rows(SQL["limits_of_keys"], sorted(keys), 1, HOLDERS_SHOWN, False, REPLACED)
+        refuse_without_slot(ReadBook(rows, 1, [], makes_way=False), jobs)
 
 
 async def settle(connection: Connection, changes: Changes, now_us: int | None) -> int:

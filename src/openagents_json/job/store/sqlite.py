@@ -23,6 +23,7 @@ from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
+from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
@@ -44,6 +45,7 @@ from openagents_json.job.store.rows import history_rows, request_of, summary_in
 from openagents_json.job.store.sqlite_files import FileLock
 from openagents_json.job.store.sqlite_leaks import count_leaks, drop_leak, list_leaks, note_leak
 from openagents_json.job.store.sqlite_limits import read_limit
+from openagents_json.job.store.sqlite_moving import read_family, restore
 from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, read_output
 from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
@@ -361,6 +363,14 @@ class SqliteJobStore(JobStore):
         many = [(job, history_rows(job.events)) for job in jobs]
         return await self._write(  # type: ignore[no-any-return]
             "call", lambda connection: self._tables.create_many(connection, many)
+        )
+
+    async def read_family(self, job_id: str) -> list[MovedJob]:
+        return await self._read(lambda connection: read_family(connection, job_id))
+
+    async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
+        return await self._write(  # type: ignore[no-any-return]
+            "call", lambda connection: restore(connection, jobs, self._tables)
         )
 
     async def claim(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from typing import Any
 
 from openagents_json.job.machine import Leak
 from openagents_json.job.model import ErrorInfo
@@ -23,13 +24,15 @@ def add_leaks(connection: sqlite3.Connection, key: int, leaks: Iterable[Leak], n
 
 def list_leaks(connection: sqlite3.Connection, after: int, limit: int) -> list[StoredLeak]:
     """Those with greater keys, the oldest first."""
-    rows = connection.execute(SQL["leaks_after"], (after, limit))
-    return [
-        StoredLeak(
-            key, job_id, resource_id, workflow_id, path, name, release, decode(inputs), decode(error), leaked_us, tries
-        )
-        for key, job_id, resource_id, workflow_id, path, name, release, inputs, error, leaked_us, tries in rows
-    ]
+    return [leak_of(row) for row in connection.execute(SQL["leaks_after"], (after, limit))]
+
+
+def leak_of(row: tuple[Any, ...]) -> StoredLeak:
+    """A row of `leaks`."""
+    key, job_id, resource_id, workflow_id, path, name, release, inputs, error, leaked_us, tries = row
+    return StoredLeak(
+        key, job_id, resource_id, workflow_id, path, name, release, decode(inputs), decode(error), leaked_us, tries
+    )
 
 
 def count_leaks(connection: sqlite3.Connection) -> int:

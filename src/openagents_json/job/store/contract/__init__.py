@@ -25,6 +25,7 @@ from openagents_json.job.store.contract.leases import LeaseContract
 from openagents_json.job.store.contract.leases_again import LeasesAgainContract
 from openagents_json.job.store.contract.limits import LimitContract
 from openagents_json.job.store.contract.listing import ListingContract
+from openagents_json.job.store.contract.moving import MovingContract
 from openagents_json.job.store.contract.output import OutputContract
 from openagents_json.job.store.contract.overflow import OverflowContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
@@ -40,6 +41,7 @@ __all__ = [
     "LeasesAgainContract",
     "LimitContract",
     "ListingContract",
+    "MovingContract",
     "OutputContract",
     "OverflowContract",
     "StoreContract",
@@ -59,6 +61,7 @@ class StoreContract(
     LeaksContract,
     LimitContract,
     ListingContract,
+    MovingContract,
     OutputContract,
     OverflowContract,
     UpkeepContract,

@@ -64,6 +64,11 @@ def plan_of(document: dict[str, Any]) -> Plan:
     return _plans[workflow.content_hash]
 
 
+def document_of(content_hash: str) -> bytes:
+    """The document of a definition that `plan_of` was given."""
+    return _plans[content_hash].workflow.encoded
+
+
 def new_job(
     clock: FakeClock,
     document: dict[str, Any] = CALLS,

@@ -668,3 +668,69 @@ SELECT limit_key, limit_max, limit_hold, limit_overflow, slot,
        ARRAY(SELECT id FROM jobs AS holder WHERE holder.limit_key = jobs.limit_key AND holder.slot IS TRUE
              ORDER BY holder.key LIMIT $2) AS holders
 FROM jobs WHERE id = $1 AND limit_key IS NOT NULL;
+
+-- name: family
+-- A job and its attached children, and theirs, parents first, with their requests, the keys of those that were carried
+-- out, and their leaks: all as it is at one moment.
+WITH RECURSIVE tree (key, id, level) AS (
+  SELECT key, id, 0 FROM jobs WHERE id = $1
+  UNION ALL
+  SELECT jobs.key, jobs.id, tree.level + 1 FROM jobs JOIN tree ON jobs.parent_id = tree.id
+)
+SELECT jobs.*,
+       ARRAY(SELECT ROW(inbox.key, kind, by, reason, at_us, payload, sequence) FROM inbox
+             WHERE inbox.job = jobs.key AND NOT drained ORDER BY sequence) AS requests,
+       ARRAY(SELECT inbox.key FROM inbox WHERE inbox.job = jobs.key AND drained ORDER BY sequence) AS drained,
+       ARRAY(SELECT ROW(leaks.key, job_id, resource, leaks.workflow_id, path, name, release, inputs, error, leaked_us,
+                        tries) FROM leaks WHERE leaks.job_id = jobs.id ORDER BY leaks.key) AS leaks
+FROM tree JOIN jobs ON jobs.key = tree.key ORDER BY tree.level, tree.key;
+
+-- name: definitions_put
+-- Documents are stored once per content.
+INSERT INTO definitions (hash, workflow_id, version, document)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) ON CONFLICT (hash) DO NOTHING;
+
+-- name: jobs_restore
+-- Jobs that come from another store. One whose id or idempotency key is there already does not come back.
+INSERT INTO jobs (id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event, created_us,
+                  queued_us, queued_total_us, started_us, completed_us, due_us, progress, current_step, error_type,
+                  error_message, pause_requested, cancel_requested, idempotency_key, body_hash, parent_id,
+                  origin_id, requires, deaths, error_folded, tags, limit_key, limit_max, limit_hold, limit_overflow,
+                  slot)
+SELECT id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event, created_us, queued_us,
+       queued_total_us, started_us, completed_us, due_us, progress, current_step, error_type, error_message,
+       pause_requested, cancel_requested, idempotency_key, body_hash, parent_id, origin_id, requires, deaths,
+       error_folded, tags::jsonb, limit_key, limit_max, limit_hold, limit_overflow, slot
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::text[],
+            $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+            $16::bigint[], $17::float8[], $18::text[], $19::text[], $20::text[], $21::boolean[], $22::boolean[],
+            $23::text[], $24::text[], $25::text[], $26::text[], $27::text[], $28::integer[], $29::text[],
+            $30::text[], $31::text[], $32::integer[], $33::text[], $34::text[], $35::boolean[])
+  WITH ORDINALITY
+  AS given (id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event, created_us,
+            queued_us, queued_total_us, started_us, completed_us, due_us, progress, current_step, error_type,
+            error_message, pause_requested, cancel_requested, idempotency_key, body_hash, parent_id, origin_id,
+            requires, deaths, error_folded, tags, limit_key, limit_max, limit_hold, limit_overflow, slot, place)
+ORDER BY place ON CONFLICT DO NOTHING RETURNING id, key;
+
+-- name: histories_restore
+-- Their histories,
+INSERT INTO history (job, first, last, events)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[]);
+
+-- name: inboxes_restore
+-- the requests to them, those of each job in order, also the keys of those that were carried out,
+INSERT INTO inbox (job, key, kind, payload, by, reason, at_us, drained)
+SELECT job, key, kind, payload, by, reason, at_us, drained
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bigint[], $8::boolean[])
+  WITH ORDINALITY AS given (job, key, kind, payload, by, reason, at_us, drained, place)
+ORDER BY place ON CONFLICT (job, key) DO NOTHING;
+
+-- name: leaks_restore
+-- and their leaks; one that has stayed here since the job was deleted stays as it is.
+INSERT INTO leaks (job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries)
+SELECT job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[],
+            $9::bigint[], $10::integer[])
+  WITH ORDINALITY AS given (job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries, place)
+ORDER BY place ON CONFLICT (job_id, resource) DO NOTHING;

@@ -483,3 +483,41 @@ WITH stray (name, job) AS (
   SELECT name, job, number, row_number() OVER (PARTITION BY name ORDER BY job) FROM counted
 )
 SELECT name, sum(number), group_concat(CASE WHEN place <= ? THEN 'key ' || job END, ', ') FROM ranked GROUP BY name;
+
+-- name: family
+-- A job and its attached children, and theirs: parents first.
+WITH RECURSIVE tree (key, id, level) AS (
+  SELECT key, id, 0 FROM jobs WHERE id = ?
+  UNION ALL
+  SELECT jobs.key, jobs.id, tree.level + 1 FROM jobs JOIN tree ON jobs.parent_id = tree.id
+)
+SELECT jobs.* FROM tree JOIN jobs ON jobs.key = tree.key ORDER BY tree.level, tree.key;
+
+-- name: inbox_keys_drained
+-- The keys of the requests to a job that were carried out.
+SELECT key FROM inbox WHERE job = ? AND drained = 1 ORDER BY sequence;
+
+-- name: leaks_of
+-- The leaks of a job.
+SELECT key, job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries FROM leaks
+WHERE job_id = ? ORDER BY key;
+
+-- name: job_restore
+-- A job that comes from another store.
+INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event,
+                  created_us, queued_us, queued_total_us, started_us, completed_us, due_us, progress, current_step,
+                  error_type, error_message, pause_requested, cancel_requested, idempotency_key, body_hash, tags,
+                  parent_id, origin_id, requires, deaths, limit_key, limit_max, limit_hold, limit_overflow, slot)
+VALUES (:key, :id, :workflow_id, :version, :definition, :status, :rank, :sort_at, :owner, :epoch, :last_event,
+        :created_us, :queued_us, :queued_total_us, :started_us, :completed_us, :due_us, :progress, :current_step,
+        :error_type, :error_message, :pause_requested, :cancel_requested, :idempotency_key, :body_hash, :tags,
+        :parent_id, :origin_id, :requires, :deaths, :limit_key, :limit_max, :limit_hold, :limit_overflow, :slot);
+
+-- name: inbox_put_drained
+-- The key of a request that was carried out before the job came here.
+INSERT INTO inbox (job, key, kind, payload, at_us, drained) VALUES (?, ?, '', x'', 0, 1) ON CONFLICT (job, key) DO NOTHING;
+
+-- name: leak_restore
+-- A leak that comes with its job; one that has stayed here since the job was deleted stays as it is.
+INSERT INTO leaks (job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, resource) DO NOTHING;
