@@ -36,7 +36,7 @@ test: check  ## every check and every test, with coverage
 	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term -q --durations=8
 
 test-faults: $(READY)  ## the whole fault campaigns: real kills, power cuts, full disks, partitions, 1,000 seeds
-	FAULTS=whole $(BIN)/pytest tests/faults tests/simulation -n $(WORKERS) --dist worksteal -q --durations=12 --timeout 1500
+	FAULTS=whole $(BIN)/pytest tests/faults tests/simulation tests/property/test_stores_differential.py -n $(WORKERS) --dist worksteal -q --durations=12 --timeout 1500
 
 bench: $(READY)  ## the performance table, with the bare database's figures of the same run beside ours
 	$(BIN)/python -m benchmarks

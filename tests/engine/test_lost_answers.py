@@ -296,7 +296,7 @@ async def test_lease_whose_answer_is_on_its_way_is_left_to_who_asked(bench: Benc
     read, taken = note(jobs.store, "read_leases"), note(jobs.store, "hold_again")
     other = await jobs.create_job(bench.one("note", id="other"))
     wrap(jobs.store, "claim", slow)
-    job_id = await jobs.create_job(bench.one("note"), start=True)
+    [job_id] = await jobs.create_jobs(bench.one("note"), [{}], start=True)
     await is_given.wait()
     lose_answers(jobs.store, "hold")
     with pytest.raises(StoreUnavailable):

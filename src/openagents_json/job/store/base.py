@@ -146,7 +146,7 @@ class JobStore(ABC):
 
     @abstractmethod
     async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:
-        """Leases of one commit on jobs whose owner is dead."""
+        """Leases of one commit on jobs whose owner is dead; the worker's own are none of them."""
 
     @abstractmethod
     async def hold_requested(self, worker: str, limit: int) -> list[Claim]:
@@ -249,7 +249,8 @@ class JobStore(ABC):
 
     @abstractmethod
     async def count_jobs(self, limit: int) -> JobCounts:
-        """Jobs by status: of those QUEUED, and of the others that were created last, at most `limit` each."""
+        """Jobs by status: at most `limit` of those QUEUED that nobody holds, and those of the `limit` jobs created last
+        that are in another status, or held."""
 
     # ── moving ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

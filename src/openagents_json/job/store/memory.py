@@ -11,6 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from openagents_json.clock import Clock, SystemClock
@@ -94,6 +95,11 @@ class MemoryJob:
     def is_blocked(self) -> bool:
         """Whether no claim finds it in the queue until it gets a slot."""
         return self.new.limit is not None and not self.has_slot and self.row.status == JobStatus.QUEUED
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is QUEUED and nobody holds it."""
+        return self.owner is None and self.row.status == JobStatus.QUEUED
 
     def column(self, name: str) -> Any:
         """The value that the SQL stores have in that column."""
@@ -507,7 +513,8 @@ class MemoryJobStore(JobStore):
         if job is None or job.new.parent_id in self._jobs:
             return False
         tree = self._tree(job)
-        if not all(one.owner is None and (one.row.status.is_final or one.row.status == "CREATED") for one in tree):
+        may_go = job.row.status.is_final or job.row.status == JobStatus.CREATED
+        if job.owner is not None or not may_go or not all(one.row.status.is_final for one in tree[1:]):
             return False
         self._delete(tree)
         return True
@@ -538,11 +545,11 @@ class MemoryJobStore(JobStore):
         return tree
 
     async def count_jobs(self, limit: int) -> JobCounts:
-        queued = [job.queued_us or 0 for job in self._jobs.values() if job.row.status == JobStatus.QUEUED][:limit]
-        others = (job.row for job in reversed(self._jobs.values()) if job.row.status != JobStatus.QUEUED)
-        counts = Counter(row.status for row, _ in zip(others, range(limit), strict=False))
+        queued = [job.queued_us or 0 for job in self._jobs.values() if job.waits][:limit]
+        latest = islice(reversed(self._jobs.values()), limit)
+        counts = Counter(job.row.status for job in latest if not job.waits)
         if queued:
-            counts[JobStatus.QUEUED] = len(queued)
+            counts[JobStatus.QUEUED] += len(queued)
         return JobCounts(dict(counts), min(queued, default=None))
 
     async def facts(self) -> StoreFacts:

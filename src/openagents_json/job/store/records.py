@@ -198,7 +198,8 @@ class StoredWorker:
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """How many jobs there are by status, and since when the one that was queued first of those QUEUED now waits."""
+    """How many jobs there are by status, and since when the one that was queued first waits, of those QUEUED now that
+    nobody holds."""
 
     by_status: dict[JobStatus, int]
     oldest_queued_us: int | None

@@ -413,7 +413,7 @@ class SqliteJobStore(JobStore):
         def call(connection: sqlite3.Connection) -> list[Claim]:
             claims: list[Claim] = []
             for (owner,) in owners:
-                if not self._workers.is_alive(connection, owner):
+                if owner != worker and not self._workers.is_alive(connection, owner):
                     keys = connection.execute(SQL["owned_by"], (owner, limit - len(claims))).fetchall()
                     claims += self._tables.lease_all(connection, keys, owner, worker)
             return claims

@@ -152,6 +152,8 @@ class FamilyContract(WithClock):
         clock.advance(100)
         assert [await store.delete_final(clock.now_us(), 1) for _ in range(2)] == [1, 0]
         assert await store.read(late) is None
+        assert not await store.delete(parent.job_id)
+        assert await store.read(child.job_id) is not None
         assert await store.read(parent.job_id) is not None
 
     async def test_retention_leaves_children_to_their_parents(self, store: JobStore, clock: FakeClock) -> None:

@@ -152,3 +152,10 @@ class OutputContract(WithClock):
         }
         assert counts.oldest_queued_us == first_us == clock.now_us() - 3 * SECOND_US
         assert (await store.count_jobs(2)).by_status[JobStatus.QUEUED] == 2
+        await store.claim("w1", 1)
+        counts = await store.count_jobs(100)
+        assert counts.by_status[JobStatus.QUEUED] == 3
+        assert counts.oldest_queued_us == first_us + SECOND_US  # the first one waits no longer: somebody has it
+        assert (await store.count_jobs(1)).by_status == {
+            JobStatus.QUEUED: 1
+        }  # the latest one; others are not looked at

@@ -151,6 +151,14 @@ class WorkerContract(WithClock):
         assert [len(claims) for claims in taken] == [2, 2, 1, 0]
         assert {claim.job_id for claims in taken for claim in claims} == ids
 
+    async def test_jobs_of_the_worker_that_asks_are_no_orphans(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        mine = await begin(store, clock, "w1")
+        other = await begin(store, clock, "dead")
+        clock.advance(store.lease_s)  # and it has not noticed
+        assert [claim.job_id for claim in await store.hold_orphans("w1", 10)] == [other.job_id]
+        assert (await store.read_leases("w1"))[mine.job_id] == mine.claim.epoch
+
     async def test_job_that_was_claimed_and_not_begun_goes_back_to_its_place(
         self, store: JobStore, clock: FakeClock
     ) -> None:

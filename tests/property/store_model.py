@@ -1,0 +1,387 @@
+"""What a store must answer, as plain lists and dictionaries: the model that the stores are compared with.
+
+It is written from the contract (`openagents_json.job.store.base`) and shares no code with a store: each question is
+answered by looking at all jobs. Handles, sequences and keys are the model's own numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from openagents_json.clock import SECOND_US
+from openagents_json.errors import IdempotencyConflict, LeaseLost, RequestsPending
+from openagents_json.job.events import Event
+from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
+from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S
+from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.records import (
+    Claim,
+    Commit,
+    Held,
+    JobCounts,
+    JobRow,
+    NewJob,
+    Request,
+    StoredJob,
+    StoredLeak,
+    StoredWorker,
+    WorkerInfo,
+    summary_of,
+)
+from openagents_json.testing import FakeClock
+
+AGING_US, LEASE_US = round(DEFAULT_AGING_S * SECOND_US), round(DEFAULT_LEASE_S * SECOND_US)
+DEATHS_OF_SUSPECTS = 2
+QUEUED, RUNNING, CREATED = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CREATED
+
+
+@dataclass
+class ModelJob:
+    """One job, and when and how long it was in the queue."""
+
+    new: NewJob
+    handle: int
+    row: JobRow
+    owner: str | None
+    epoch: int
+    events: list[Event]
+    queued_us: int | None = None
+    queued_before_us: int = 0  # spent in the queue, up to when it left it last
+    requests: list[Request] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)  # of all requests that it ever had
+    snapshot: tuple[int, bytes] | None = None
+    threads: Counter[str] = field(default_factory=Counter)  # abandoned and still running, by worker
+    output: list[StoredOutput] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return self.new.job_id
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Its place in the queue."""
+        assert self.queued_us is not None
+        return self.queued_us - self.queued_before_us - self.row.rank * AGING_US, self.handle
+
+    def move(self, row: JobRow, now_us: int) -> None:
+        """Its row changes."""
+        before, self.row = self.row, row
+        if before.status == QUEUED != row.status:
+            self.queued_before_us += now_us - (self.queued_us or 0)
+        elif row.status != before.status and row.status in (QUEUED, RUNNING):
+            self.queued_us = now_us
+
+
+class Model:
+    """All jobs in the order in which they were accepted, the workers, and the leaks."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.jobs: dict[str, ModelJob] = {}
+        self.definitions: dict[str, bytes] = {}
+        self.workers: dict[str, StoredWorker] = {}
+        self.leaks: list[StoredLeak] = []
+        self._number = 0
+
+    @property
+    def now_us(self) -> int:
+        return self.clock.now_us()
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    # ── accepting and reading ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _with_key(self, new: NewJob) -> ModelJob | None:
+        for job in self.jobs.values():
+            same = job.new.definition.workflow_id == new.definition.workflow_id
+            if same and new.idempotency_key is not None and job.new.idempotency_key == new.idempotency_key:
+                return job
+        return None
+
+    def create(self, new: NewJob) -> str:
+        if new.job_id in self.jobs:
+            return new.job_id
+        if (earlier := self._with_key(new)) is not None:
+            if earlier.new.body_hash != new.body_hash:
+                raise IdempotencyConflict("another body", job_id=earlier.id)
+            return earlier.id
+        self._accept(new)
+        return new.job_id
+
+    def create_held(self, new: NewJob) -> Claim | None:
+        if new.job_id in self.jobs or self._with_key(new) is not None:
+            return None
+        job = self._accept(new)
+        return replace(self._claim(job, None), events=list(new.events))
+
+    def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
+        before = dict(self.jobs), dict(self.definitions)
+        try:
+            return [self.create(new) for new in jobs]
+        except IdempotencyConflict:
+            self.jobs, self.definitions = before
+            raise
+
+    def _accept(self, new: NewJob) -> ModelJob:
+        job = ModelJob(new, self._next(), new.row, new.owner, int(new.owner is not None), list(new.events))
+        if new.row.status in (QUEUED, RUNNING):
+            job.queued_us = self.now_us
+        if new.parent_id in self.jobs:
+            job.queued_before_us = self.jobs[new.parent_id].queued_before_us
+        self.jobs[new.job_id] = job
+        self.definitions[new.definition.hash] = new.definition.document
+        return job
+
+    def summary(self, job: ModelJob) -> JobSummary:
+        new = job.new
+        return summary_of(
+            job_id=job.id, workflow_id=new.definition.workflow_id, version=new.definition.version,
+            definition=new.definition.hash, row=job.row, created_us=new.created_us, queued_us=job.queued_us,
+            abandoned=job.threads.total(), idempotency_key=new.idempotency_key, tags=new.tags,
+            parent_id=new.parent_id, origin_id=new.origin_id,
+        )  # fmt: skip
+
+    def read(self, job_id: str) -> StoredJob | None:
+        if (job := self.jobs.get(job_id)) is None:
+            return None
+        snapshot, events = self._history(job)
+        return StoredJob(
+            self.summary(job), job.owner, job.new.definition.hash, snapshot, events, list(job.requests)
+        )  # fmt: skip
+
+    def read_events(self, job_id: str, after: int, limit: int) -> list[Event]:
+        events = self.jobs[job_id].events if job_id in self.jobs else []
+        return [event for event in events if event.number > after][:limit]
+
+    def count_jobs(self, limit: int) -> JobCounts:
+        queued = [job for job in self.jobs.values() if job.row.status == QUEUED and job.owner is None]
+        counts = dict(Counter(job.row.status for job in list(self.jobs.values())[-limit:] if job not in queued))
+        if queued:
+            counts[QUEUED] = counts.get(QUEUED, 0) + min(len(queued), limit)
+        return JobCounts(counts, min((job.queued_us or 0 for job in queued), default=None))
+
+    # ── leases ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _history(self, job: ModelJob) -> tuple[bytes | None, list[Event]]:
+        number, state = job.snapshot or (0, None)
+        return state, [event for event in job.events if event.number > number]
+
+    def _claim(self, job: ModelJob, previous: str | None) -> Claim:
+        assert job.owner is not None
+        snapshot, events = self._history(job)
+        return Claim(
+            job.id, job.handle, job.owner, job.epoch, job.new.definition.hash, job.row.last_event, previous, snapshot,
+            events, list(job.requests),
+        )  # fmt: skip
+
+    def _lease(self, jobs: Iterable[ModelJob], worker: str) -> list[Claim]:
+        claims = []
+        for job in jobs:
+            previous, job.owner, job.epoch = job.owner, worker, job.epoch + 1
+            claims.append(self._claim(job, previous))
+        return claims
+
+    def renewed(self, claim: Claim) -> Claim:
+        """A claim with what was committed under it meanwhile, if it is good still."""
+        job = self.jobs.get(claim.job_id)
+        if job is None or (job.owner, job.epoch) != (claim.owner, claim.epoch):
+            return claim
+        return self._claim(job, claim.previous_owner)
+
+    def claim(self, worker: str, limit: int, offers: Collection[str] | None, suspects: bool) -> list[Claim]:
+        fit = [
+            job
+            for job in self.jobs.values()
+            if job.row.status == QUEUED
+            and job.owner is None
+            and (job.row.deaths >= DEATHS_OF_SUSPECTS) == suspects
+            and (offers is None or not job.row.requires or set(offers) & set(job.row.requires))
+        ]
+        return self._lease(sorted(fit, key=lambda job: job.turn)[:limit], worker)
+
+    def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
+        if (job := self.jobs.get(job_id)) is None:
+            return None
+        if job.row.status.is_final:
+            return Held(None, None, request.key in job.keys)
+        self._put(job, request)
+        if job.owner is not None:
+            return Held(None, job.owner)
+        [claim] = self._lease([job], worker)
+        return Held(claim, worker)
+
+    def _put(self, job: ModelJob, request: Request) -> None:
+        if request.key not in job.keys:
+            job.keys.add(request.key)
+            job.requests.append(replace(request, sequence=self._next()))
+
+    def hold_due(self, worker: str, limit: int) -> list[Claim]:
+        due = [(job.row.due_us, job.handle, job) for job in self.jobs.values() if job.row.due_us and not job.owner]
+        return self._lease([job for at_us, _, job in sorted(due) if at_us <= self.now_us][:limit], worker)
+
+    def next_due_us(self) -> int | None:
+        return min((job.row.due_us for job in self.jobs.values() if job.row.due_us and not job.owner), default=None)
+
+    def hold_orphans(self, worker: str) -> list[Claim]:
+        return self._lease(
+            [job for job in self.jobs.values() if job.owner not in (None, worker) and not self._lives(job.owner)],
+            worker,
+        )
+
+    def hold_requested(self, worker: str, limit: int) -> list[Claim]:
+        return self._lease([job for job in self.jobs.values() if job.requests and not job.owner][:limit], worker)
+
+    def hold_again(self, worker: str, leases: Mapping[str, int]) -> list[Claim]:
+        fit = [job for job in self.jobs.values() if job.owner == worker and leases.get(job.id) == job.epoch]
+        return self._lease(fit, worker)
+
+    def read_leases(self, worker: str) -> dict[str, int]:
+        return {job.id: job.epoch for job in self.jobs.values() if job.owner == worker}
+
+    def release(self, claim: Claim) -> None:
+        job = self.jobs.get(claim.job_id)
+        if job is not None and (job.owner, job.epoch) == (claim.owner, claim.epoch) and job.row.status != RUNNING:
+            job.owner = None
+
+    def jobs_with_requests(self, worker: str) -> list[str]:
+        return [job.id for job in self.jobs.values() if job.owner == worker and job.requests]
+
+    # ── commits ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def commit(self, commit: Commit) -> None:
+        claim, job = commit.claim, self.jobs.get(commit.claim.job_id)
+        if job is None:
+            raise LeaseLost("gone")
+        if (job.owner, job.epoch, job.row.last_event) != (claim.owner, claim.epoch, commit.expected):
+            if not self._stands_written(job, commit):
+                raise LeaseLost("lost")
+            return
+        left = [request for request in job.requests if request.sequence not in commit.drained]
+        if left and commit.row.status.is_final:
+            raise RequestsPending("left")
+        job.requests = left
+        job.events += commit.events
+        job.threads[claim.owner] += commit.abandoned
+        job.move(commit.row, self.now_us)
+        if commit.row.status != RUNNING:
+            job.owner = None
+        if commit.snapshot is not None:
+            job.snapshot = (commit.row.last_event, commit.snapshot)
+        for child in commit.children:
+            self._accept(child)
+        for leak in commit.leaks:
+            self.leaks.append(
+                StoredLeak(
+                    self._next(), job.id, leak.id, job.new.definition.workflow_id, leak.path, leak.name, leak.release,
+                    leak.inputs, leak.error, self.now_us, 0,
+                )
+            )  # fmt: skip
+        for job_id, request in commit.posts:
+            if job_id in self.jobs and not self.jobs[job_id].row.status.is_final:
+                self._put(self.jobs[job_id], request)
+
+    def _stands_written(self, job: ModelJob, commit: Commit) -> bool:
+        is_later_lease = job.epoch != commit.claim.epoch
+        if is_later_lease and (commit.row.status == RUNNING or not commit.events):
+            return False
+        if len(job.events) < commit.expected:
+            return False
+        return job.events[commit.expected :][: len(commit.events)] == list(commit.events)
+
+    def thread_ended(self, job_id: str, worker: str) -> None:
+        if job_id in self.jobs and self.jobs[job_id].threads[worker] > 0:
+            self.jobs[job_id].threads[worker] -= 1
+
+    # ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _lives(self, worker: str | None) -> bool:
+        return worker in self.workers and self.workers[worker].lease_until_us > self.now_us
+
+    def register_worker(self, worker: str, info: WorkerInfo) -> None:
+        since_us = self.workers[worker].registered_us if self._lives(worker) else self.now_us
+        self.workers[worker] = StoredWorker(worker, info, since_us, self.now_us, self.now_us + LEASE_US, 0)
+
+    def heartbeat(self, worker: str) -> bool:
+        if not self._lives(worker):
+            return False
+        until_us = self.now_us + LEASE_US
+        self.workers[worker] = replace(self.workers[worker], heartbeat_us=self.now_us, lease_until_us=until_us)
+        return True
+
+    def unregister_worker(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        for job in self.jobs.values():
+            del job.threads[worker]
+
+    def bury_workers(self) -> int:
+        dead = [worker for worker in self.workers if not self._lives(worker)]
+        for worker in dead:
+            del self.workers[worker]
+        return len(dead)
+
+    def list_workers(self) -> list[StoredWorker]:
+        alive = [one for one in self.workers.values() if self._lives(one.id)]
+        alive.sort(key=lambda one: (one.registered_us, one.id))
+        return [replace(one, jobs=len(self.read_leases(one.id))) for one in alive]
+
+    # ── output, deleting, leaks ───────────────────────────────────────────────────────────────────────────────────
+
+    def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
+        if (job := self.jobs.get(job_id)) is None:
+            return
+        for chunk in chunks:
+            end = max((one.last for one in job.output if (one.path, one.attempt) == (path, attempt)), default=0)
+            if chunk.first >= end:
+                cut, pieces = chunk.first - end, list(chunk.pieces)
+                job.output.append(StoredOutput(self._next(), path, attempt, chunk.first, chunk.last, cut, pieces))
+
+    def read_output(
+        self, job_id: str, path: str | None, attempt: int | None, after: int, limit: int
+    ) -> list[StoredOutput]:
+        kept = self.jobs[job_id].output if job_id in self.jobs else []
+        fit = [one for one in kept if path in (None, one.path) and attempt in (None, one.attempt)]
+        return [one for one in fit if one.sequence > after][:limit]
+
+    def _family(self, job: ModelJob) -> list[ModelJob]:
+        children = [one for one in self.jobs.values() if one.new.parent_id == job.id]
+        return [job, *(member for child in children for member in self._family(child))]
+
+    def delete(self, job_id: str) -> bool:
+        job = self.jobs.get(job_id)
+        if job is None or job.new.parent_id is not None or job.owner is not None:
+            return False
+        if job.row.status != CREATED and not job.row.status.is_final:
+            return False
+        return self._delete(job)
+
+    def _delete(self, job: ModelJob) -> bool:
+        family = self._family(job)
+        if not all(one.row.status.is_final for one in family[1:]):
+            return False
+        for one in family:
+            del self.jobs[one.id]
+        return True
+
+    def delete_final(self, before_us: int, limit: int) -> int:
+        ended = [(job.row.completed_us, job.handle, job) for job in self.jobs.values() if job.row.completed_us]
+        count = 0
+        for at_us, _, job in sorted(ended):
+            if count < limit and job.new.parent_id is None and at_us < before_us:
+                count += self._delete(job)
+        return count
+
+    def note_leak(self, index: int, error: ErrorInfo) -> bool:
+        if index >= len(self.leaks):
+            return False
+        self.leaks[index] = replace(self.leaks[index], error=error, tries=self.leaks[index].tries + 1)
+        return True
+
+    def drop_leak(self, index: int) -> bool:
+        if index >= len(self.leaks):
+            return False
+        del self.leaks[index]
+        return True
