@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from openagents_json.job.engine import worker as engine
+from openagents_json.job.engine import housekeeping
 from openagents_json.workflow import WorkflowRegistry
 from tests.engine.process_components import registry
 from tests.engine.support import Bench, final, history, seen, types, until
@@ -91,12 +91,12 @@ async def test_worker_tries_leaks_again_each_hour(bench: Bench) -> None:
         things.tries.clear()
         await bench.pass_time(3_500.0)
         assert things.tries == []
-        bench.clock.advance(engine.RETAIN_S - 3_500)
+        bench.clock.advance(housekeeping.RETAIN_S - 3_500)
         leaks = await bench.until_async(jobs.list_leaks, lambda found: all(leak.tries == 1 for leak in found))
         assert sorted(things.tries) == ["a", "b"] and len(leaks) == 2
         things.works = True
-        await until(lambda: jobs._worker._last_leak == 0)  # the round is over, and the next an hour away
-        bench.clock.advance(engine.RETAIN_S)
+        await until(lambda: jobs._worker.housekeeping._last_leak == 0)  # the round is over, and the next an hour away
+        bench.clock.advance(housekeeping.RETAIN_S)
         await bench.until_async(jobs.list_leaks, lambda found: found == [])
 
 
@@ -112,12 +112,12 @@ async def test_worker_leaves_leaks_to_those_who_have_the_component(bench: Bench)
         await until(lambda: not jobs._worker.runners)
         bench.components.registry = registry
         async with bench.manager(workflows=WorkflowRegistry(registry)) as other:
-            await other._worker._retry_leaks()
+            await other._worker.housekeeping.retry_leaks()
             assert await other.list_leaks() == known
 
 
 async def test_round_of_leaks_is_bounded_and_the_next_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "LEAKS_AT_ONCE", 2)
+    monkeypatch.setattr(housekeeping, "LEAKS_AT_ONCE", 2)
     things = Things(bench)
     things.works = False
     async with bench.manager(cleanup_timeout_s=1.0) as jobs:
@@ -127,6 +127,6 @@ async def test_round_of_leaks_is_bounded_and_the_next_goes_on(bench: Bench, monk
         assert await final(jobs, job_id) == "COMPLETED"
         tries = []
         for _ in range(3):
-            await jobs._worker._retry_leaks()
+            await jobs._worker.housekeeping.retry_leaks()
             tries.append([leak.tries for leak in await jobs.list_leaks()])
         assert tries == [[1, 1, 0], [1, 1, 1], [2, 2, 1]]

@@ -330,7 +330,7 @@ class JobManager:
         """Delete jobs that became final more than `days` ago; how many. In batches that hold nothing up."""
         if not days >= 0:
             raise ValueError(f"days must be 0 or more, not {days!r}")
-        return await self._worker.delete_final(days)
+        return await self._worker.housekeeping.delete_final(days)
 
     async def export_jobs(
         self, target: Path | BinaryIO, *, filters: Mapping[str, Any] | None = None, ids: Sequence[str] = ()

@@ -32,8 +32,8 @@ from openagents_json.errors import ComponentNotFound, LeaseLost, StoreError, Sto
 from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
 from openagents_json.job.engine.attempt import Attempt
-from openagents_json.job.engine.calls import release_leak
 from openagents_json.job.engine.heart import STOP_BEFORE, Heart
+from openagents_json.job.engine.housekeeping import Housekeeping
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.meter import Meter
 from openagents_json.job.engine.output import Outputs
@@ -73,10 +73,6 @@ POLL_S = 0.05  # how often other processes' writes are looked for
 ALONE_WAIT_S = 30.0  # how long a job that is to run alone waits for the others to end
 ALONE_AGAIN_S = 300.0  # after how long it is tried again when they did not
 RECOVER_S = 5.0  # how often jobs of dead workers are looked for
-RETAIN_S = 3_600.0  # how often old jobs are deleted
-LEAKS_S = 3_600.0  # how often leaks are tried again
-LEAKS_AT_ONCE = 100  # tried again in one round; the next round goes on behind them
-RETAIN_BATCH = 500
 SETTLE_BATCH = 256
 TAKEN_AT_ONCE = 16  # claimed jobs folded in one turn of the event loop
 LONGEST_SLEEP_S = 60.0
@@ -126,6 +122,7 @@ class Worker:
         self.missing_component = _missing_component()
         self.outputs = Outputs(self)
         self.meter = Meter()
+        self.housekeeping = Housekeeping(self)
         self._plans = plans
         self._states = states
         self._maker = maker
@@ -149,7 +146,6 @@ class Worker:
         self._captures = False  # what components print: from start to stop, if the settings say so
         self._registered = 0  # how many components there were when the store heard of us
         self._known_offers: tuple[int, frozenset[str]] = (0, frozenset())  # how many there were, and their names
-        self._last_leak = 0  # key of the last leak that was looked at; _tend_leaks' own
         self._retries: dict[str, Retry] = {}  # components' own policies, parsed
         self._heart: Heart | None = None  # renews our leases, where time is real
         self._suspect: Claim | None = None  # a job that is run alone, or will be when nothing else runs
@@ -196,7 +192,7 @@ class Worker:
                 self.note_store_error(error)
             self._queue.lost_count()
             self._loops = self._begin(
-                self._claim, self._wake_due, self._recover, self._try_suspect, self._retain, self._tend_leaks
+                self._claim, self._wake_due, self._recover, self._try_suspect, *self.housekeeping.loops
             )
 
     @property
@@ -748,37 +744,6 @@ class Worker:
         await self._take(claim)
         await self._empty.wait()
         return True
-
-    async def _retain(self) -> None:
-        if self.settings.job_retention_days is not None:
-            await self.delete_final(self.settings.job_retention_days)
-        await self.clock.sleep(RETAIN_S)
-
-    async def _tend_leaks(self) -> None:
-        await self._retry_leaks()
-        await self.clock.sleep(LEAKS_S)
-
-    async def _retry_leaks(self) -> None:
-        """Try to release what jobs could not: each leak once whose component is here, one at a time."""
-        leaks = await self.store.list_leaks(self._last_leak, LEAKS_AT_ONCE)
-        for leak in leaks:
-            self._last_leak = leak.key
-            if leak.release in self.components and self.slots.has(self.isolation_of(leak.release, None)):
-                is_gone = await release_leak(self, leak)
-                what = "was released" if is_gone else "still cannot be released"
-                logger.info("leak %d (%s) of job %s %s", leak.key, leak.name, leak.job_id, what)
-        if len(leaks) < LEAKS_AT_ONCE:
-            self._last_leak = 0
-
-    async def delete_final(self, days: float) -> int:
-        """Delete jobs that became final more than `days` ago, in batches that let other commits in between: each is one
-        transaction of `RETAIN_BATCH` jobs at most, and ends after `DELETE_S`."""
-        before_us = self.clock.now_us() - round(days * 86_400 * SECOND_US)
-        total = 0
-        while deleted := await self.store.delete_final(before_us, RETAIN_BATCH):
-            total += deleted
-            await asyncio.sleep(0)
-        return total
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
