@@ -123,6 +123,8 @@ def make_app(
 ) -> OpenAgentsApp:
     """The application, on the victim's own store or the one of a URL; its effects are written down in the folder."""
     store = url or store_in(folder, is_file=is_file, lease_s=lease_s)
+    if url:
+        settings["lease_s"] = lease_s
     app = OpenAgentsApp(store, max_jobs=MAX_JOBS, max_steps=MAX_STEPS, max_threads=MAX_STEPS, **settings)
     effects = Log(folder / EFFECTS)
 

@@ -428,11 +428,16 @@ class Script:
 
     async def _append_output(self, choice: Choice) -> None:
         job_id, path = choice.of([*self._model.jobs, "no-such-job"]), choice.of(("first", "first.in", "second"))
-        attempt, first = choice.of((1, 2)), choice.of((0, 10, 20, 40))
-        chunks = [
-            OutputChunk(at, at + 10, [Piece("stdout", self._clock.now_us(), "ü" * 5)])
-            for at in range(first, first + choice.of((10, 20, 0)), 10)
-        ]
+        attempt = choice.of((1, 2))
+        written = [one for one in self._model.read_output(job_id, path, attempt, 0, 1_000) if one.path == path]
+        end = written[-1].last if written else 0
+        again = choice.of((0, 1))
+        if written and again:
+            firsts = [choice.of([one.first for one in written])]  # once more
+        else:  # an attempt writes in order, perhaps with gaps
+            begin = end + choice.of((0, 20))
+            firsts = list(range(begin, begin + choice.of((10, 20, 0)), 10))
+        chunks = [OutputChunk(at, at + 10, [Piece("stdout", self._clock.now_us(), "ü" * 5)]) for at in firsts]
         await self._sides.ask(
             "append_output",
             lambda: self._model.append_output(job_id, path, attempt, chunks),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_rel
 from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
 from openagents_json.job.engine.link import Track
+from openagents_json.job.events import Event
 from openagents_json.job.machine import (
     Answer,
     Call,
@@ -88,6 +89,7 @@ class Runner:
         self._worker = worker
         self._first = first
         self._new = new
+        self._unpublished: Sequence[Event] = ()  # the first events of a new job, until its first turn is committed
         self._arrived: list[Happening] = list(happenings)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -252,6 +254,9 @@ class Runner:
         self._worker.meter.commits_s.append(self._worker.loop.time() - began_s)
         self._committed, self._status = self.state.number, self.state.status
         self._requests.clear()
+        if self._unpublished:
+            self._worker.bus.publish(self.state, self._unpublished)
+            self._unpublished = ()
         self._worker.published(self.state, decision)
         for event in decision.events:
             if event.data.get("abandoned"):
@@ -267,7 +272,7 @@ class Runner:
         if claim is None:
             raise JobIsThere
         self._new, self.claim = None, claim
-        self._worker.bus.publish(self.state, new.events)
+        self._unpublished = new.events
         if not is_whole:
             self._note_first(decision)  # it is accepted; what follows is nobody's to wait for
         return is_whole

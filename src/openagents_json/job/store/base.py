@@ -225,7 +225,8 @@ class JobStore(ABC):
     @abstractmethod
     async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
         """Keep output of an attempt, as much as `openagents_json.job.store.output` says; a chunk that is there already
-        and one of a job that is gone are dropped. Given before a commit, it is readable when the commit is."""
+        and one of a job that is gone are dropped. The chunks of an attempt come in order. Given before a commit, it is
+        readable when the commit is."""
 
     @abstractmethod
     async def read_output(

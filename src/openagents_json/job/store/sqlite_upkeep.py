@@ -80,7 +80,7 @@ def _live_workers(path: Path, connection: sqlite3.Connection, clock: Clock) -> i
     """Whoever has a lease and holds its file. The files are looked at by who holds the lock."""
     files = WorkerFiles(_beside(path, ".workers"))
     with _locked(path):
-        leased = connection.execute(SQL["workers_leased"], (clock.now_us(),)).fetchall()
+        leased = connection.execute(SQL["workers_leased"], (clock.steady_us(),)).fetchall()
         return sum(files.is_alive(worker) for (worker,) in leased)
 
 
