@@ -435,7 +435,7 @@ class Script:
         if written and again:
             firsts = [choice.of([one.first for one in written])]  # once more
         else:  # an attempt writes in order, perhaps with gaps
-            begin = end + choice.of((0, 20))
+            begin = end + choice.of((20, 0, 20))
             firsts = list(range(begin, begin + choice.of((10, 20, 0)), 10))
         chunks = [OutputChunk(at, at + 10, [Piece("stdout", self._clock.now_us(), "ü" * 5)]) for at in firsts]
         await self._sides.ask(

@@ -55,7 +55,7 @@ def compare(opened: Opened, examples: int) -> Hits:
     @settings(
         max_examples=examples,
         deadline=None,
-        derandomize=not is_whole(),
+        derandomize=True,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.reuse, Phase.generate],
     )
@@ -97,7 +97,7 @@ def test_stores_of_one_machine_answer_as_the_model_does(empty_database: Path) ->
             async with all_open(MemoryJobStore(clock), file, SqliteJobStore(database, clock)) as stores:
                 yield stores
 
-    compare(opened, sized(20, 100)).check()
+    compare(opened, sized(60, 100)).check()
 
 
 @pytest.mark.timeout(600)
@@ -110,7 +110,7 @@ def test_store_on_a_server_answers_as_the_model_does(postgres: Server) -> None:
         async with all_open(PostgresJobStore(url, clock)) as stores:
             yield stores
 
-    hits = compare(opened, sized(4, 30))
+    hits = compare(opened, sized(4, 60))
     if is_whole():  # a few scripts do not come to everything
         hits.check()
 
