@@ -343,7 +343,9 @@ class Model:
         self, job_id: str, path: str | None, attempt: int | None, after: int, limit: int
     ) -> list[StoredOutput]:
         kept = self.jobs[job_id].output if job_id in self.jobs else []
-        fit = [one for one in kept if path in (None, one.path) and attempt in (None, one.attempt)]
+        inside = (f"{path}.", f"{path}[")
+        fit = [one for one in kept if path in (None, one.path) or one.path.startswith(inside)]
+        fit = [one for one in fit if attempt in (None, one.attempt)]
         return [one for one in fit if one.sequence > after][:limit]
 
     def _family(self, job: ModelJob) -> list[ModelJob]:
