@@ -31,10 +31,6 @@ class Pair:
     source: Bench
     target: Bench
 
-    @property
-    def keeps_limits(self) -> bool:
-        return all(getattr(bench.store(), "keeps_limits", True) for bench in (self.source, self.target))
-
 
 @pytest_asyncio.fixture
 async def pair(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Pair]:
@@ -107,10 +103,9 @@ async def leave(pair: Pair, jobs: JobManager) -> Moved:
         ids[flow] = await jobs.create_job(flow, start=True, tags=["moved", flow], idempotency_key=f"key of {flow}")
     ids["created"] = await jobs.create_job("signal")
     moved = Moved(ids)
-    if pair.keeps_limits:
-        ids["limited"] = await jobs.create_job("limited", start=True)
-        moved.waiting = await jobs.create_job("limited", start=True)
-        await source.gate("limited").wait_entered()
+    ids["limited"] = await jobs.create_job("limited", start=True)
+    moved.waiting = await jobs.create_job("limited", start=True)
+    await source.gate("limited").wait_entered()
     await source.gate("stop").wait_entered()
     await jobs.pause_job(ids["paused"])
     source.gate("stop").open()
@@ -169,12 +164,11 @@ async def test_jobs_go_on_where_they_stood(pair: Pair) -> None:
         await jobs.signal(ids["created"], "go")
         assert await final(jobs, ids["created"]) == "COMPLETED"
 
-        if moved.waiting:
-            await target.gate("limited").wait_entered()
-            assert (await jobs.get_summary(moved.waiting)).status == "QUEUED"
-            target.gate("limited").open()
-            for job_id in (ids["limited"], moved.waiting):
-                assert await final(jobs, job_id) == "COMPLETED"
+        await target.gate("limited").wait_entered()
+        assert (await jobs.get_summary(moved.waiting)).status == "QUEUED"
+        target.gate("limited").open()
+        for job_id in (ids["limited"], moved.waiting):
+            assert await final(jobs, job_id) == "COMPLETED"
 
         # What had ended before did not run again, and a key is known where its job went.
         assert "before" not in target.components.values
