@@ -42,9 +42,9 @@ async def probe_claims(path: Path, count: int) -> dict[str, list[float]]:
     enough = asyncio.Event()
     claim = SqliteJobStore.claim
 
-    async def timed(store: SqliteJobStore, *arguments: Any) -> list[Claim]:
+    async def timed(store: SqliteJobStore, *arguments: Any, **options: Any) -> list[Claim]:
         started = time.perf_counter()
-        claims = await claim(store, *arguments)
+        claims = await claim(store, *arguments, **options)
         if claims:
             seconds.append(time.perf_counter() - started)
         if len(seconds) >= count:

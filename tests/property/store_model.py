@@ -14,7 +14,8 @@ from openagents_json.clock import SECOND_US
 from openagents_json.errors import IdempotencyConflict, LeaseLost, RequestsPending
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
-from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
+from openagents_json.job.store.base import DEFAULT_LEASE_S
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.records import (
     Claim,
@@ -175,8 +176,12 @@ class Model:
         snapshot, events = self._history(job)
         return Claim(
             job.id, job.handle, job.owner, job.epoch, job.new.definition.hash, job.row.last_event, previous, snapshot,
-            events, list(job.requests),
+            events, list(job.requests), sort_at=self._stands_at(job),
         )  # fmt: skip
+
+    def _stands_at(self, job: ModelJob) -> int:
+        since_us = job.queued_us if job.row.status == QUEUED else self.now_us
+        return (since_us or 0) - job.queued_before_us - job.row.rank * AGING_US
 
     def _lease(self, jobs: Iterable[ModelJob], worker: str) -> list[Claim]:
         claims = []

@@ -13,6 +13,7 @@ from typing import TypeVar
 from openagents_json.errors import IdempotencyConflict
 from openagents_json.job.machine import Claimed, Happening, Interrupted, Leak, Tick
 from openagents_json.job.model import JobPriority, JobStatus
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.contract.jobs import (
     CALLS,
     ELSEWHERE,
@@ -133,7 +134,8 @@ class Script:
         if job.row.status != JobStatus.QUEUED:
             return
         if choice.of((True, False)) and job.job_id not in self._model.jobs:
-            commit = self._holder(first_claim(job, 0)).commit_of(self._holder(first_claim(job, 0)).started())
+            holder = self._holder(first_claim(job, 0, DEFAULT_AGING_S))
+            commit = holder.commit_of(holder.started())
             owner = worker if commit.row.status == JobStatus.RUNNING else None
             if owner is None:
                 return

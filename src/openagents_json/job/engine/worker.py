@@ -520,7 +520,8 @@ class Worker:
             return None
         first: First = self.loop.create_future()
         new = replace(new, owner=self.id)
-        self._start(self._make_runner(first_claim(new, 0), state, [Claimed(self.id, FIRST_EPOCH)], first, new))
+        claim = first_claim(new, 0, self.store.aging_s)
+        self._start(self._make_runner(claim, state, [Claimed(self.id, FIRST_EPOCH)], first, new))
         return first
 
     def _fold(self, plan: Plan, claim: Claim) -> JobState:

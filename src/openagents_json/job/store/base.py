@@ -17,6 +17,7 @@ from typing import Protocol
 
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
@@ -38,7 +39,6 @@ from openagents_json.job.store.records import (
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 
-DEFAULT_AGING_S = 3_600.0
 DEFAULT_LEASE_S = 30.0
 MAX_COUNTED = 1_000_000  # jobs, for facts of a store that does not count them itself
 

@@ -15,7 +15,8 @@ from typing import TypeVar
 from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import OpenAgentsError, StoreError, StoreUnavailable
 from openagents_json.job.store import file_disk as disk
-from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
+from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore
 from openagents_json.job.store.file_changes import Closed, encode_change
 from openagents_json.job.store.file_folder import (
     FORMAT,

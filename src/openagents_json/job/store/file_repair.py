@@ -18,7 +18,8 @@ import msgspec
 from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import InvalidStore, StoreUnavailable
 from openagents_json.job.store import file_disk as disk
-from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
+from openagents_json.job.store.base import DEFAULT_LEASE_S
 from openagents_json.job.store.file_changes import (
     Accepted,
     Change,

@@ -18,7 +18,8 @@ from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import LeaseLost, RequestsPending, StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
-from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.arrival import DEFAULT_AGING_S, virtual_arrival_us
+from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S, Allowance
 from openagents_json.job.store.limits import (
     REPLACED,
@@ -58,7 +59,7 @@ from openagents_json.job.store.records import (
     first_claim,
     summary_of,
 )
-from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves, virtual_arrival_us
+from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves
 from openagents_json.job.store.upkeep import StoreFacts
 
 STALE = 1_000  # entries of jobs that are gone, before their list is made anew
@@ -192,7 +193,7 @@ class MemoryJobStore(JobStore):
             return None
         self._accept_all([job])
         self._count(3)
-        return first_claim(job, self._handle)
+        return first_claim(job, self._handle, self.aging_s)
 
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
         known = {(job.definition.workflow_id, job.idempotency_key): job for job in reversed(jobs)}
@@ -588,7 +589,13 @@ class MemoryJobStore(JobStore):
             requests=list(job.requests),
             limit=job.limit,
             has_slot=job.has_slot,
+            sort_at=self._stands_at(job),
         )
+
+    def _stands_at(self, job: MemoryJob) -> int:
+        if job.row.status == JobStatus.QUEUED:
+            return job.sort_at
+        return virtual_arrival_us(self.clock.now_us(), job.queued_total_us, job.row.rank, self.aging_s)
 
     def _history(self, job: MemoryJob) -> tuple[bytes | None, list[Event]]:
         if job.snapshot is None:

@@ -16,7 +16,8 @@ from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.model import ErrorInfo, JobSummary
-from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
+from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob

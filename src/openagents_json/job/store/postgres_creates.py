@@ -43,7 +43,7 @@ async def create_all(
             answers.append(known.get(job.job_id, (job.job_id, None)))
         else:
             key = left.pop(job.job_id, None)
-            answers.append((None if key is None else first_claim(job, key), None))
+            answers.append((None if key is None else first_claim(job, key, aging_s), None))
     return answers, written
 
 

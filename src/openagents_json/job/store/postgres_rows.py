@@ -7,7 +7,8 @@ from typing import Any
 
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.machine import FOLD_VERSION
-from openagents_json.job.model import JobSummary
+from openagents_json.job.model import JobStatus, JobSummary
+from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.query import Query
@@ -59,14 +60,17 @@ def stored_in(row: Row) -> StoredJob:
     return StoredJob(summary_in(row), readable(row["owner"]), row["definition"], snapshot, events, requests)
 
 
-def claim_in(row: Row, previous: str | None) -> Claim:
-    """A row of `whole_…` as the lease that its owner has."""
+def claim_in(row: Row, previous: str | None, aging_s: float) -> Claim:
+    """A row of `whole_by_key` as the lease that its owner has."""
     snapshot, events, requests = _state_in(row)
     owner = readable(row["owner"])
     assert owner is not None, "a lease that was taken in this transaction has an owner"
+    sort_at = row["sort_at"]
+    if row["status"] != JobStatus.QUEUED:
+        sort_at = virtual_arrival_us(row["now"], row["queued_total_us"], row["rank"], aging_s)
     return Claim(
         row["id"], row["key"], owner, row["epoch"], row["definition"], row["last_event"], readable(previous),
-        snapshot, events, requests, limit_in(row), row["slot"] is True,
+        snapshot, events, requests, limit_in(row), row["slot"] is True, sort_at,
     )  # fmt: skip
 
 

@@ -182,8 +182,8 @@ class PostgresTables:
         leased = {row["key"]: row["previous"] for row in await connection.rows(SQL[name], *values)}
         if not leased:
             return []
-        found = await connection.rows(SQL["whole_by_key"], list(leased), FOLD_VERSION)
-        claims = [claim_in(row, leased[row["key"]]) for row in sorted(found, key=order)]
+        found = await connection.rows(SQL["whole_by_key"], list(leased), FOLD_VERSION, self.now_us)
+        claims = [claim_in(row, leased[row["key"]], self.aging_s) for row in sorted(found, key=order)]
         self.rows += len(claims)
         return claims
 

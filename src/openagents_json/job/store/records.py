@@ -10,6 +10,7 @@ from openagents_json.clock import as_datetime
 from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, Leak
 from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary
+from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.limits import Limit
 
 FIRST_EPOCH = 1  # of the first lease on a job
@@ -93,6 +94,7 @@ class Claim:
     requests: list[Request]
     limit: Limit | None = None
     has_slot: bool = False  # of its limit
+    sort_at: int = 0  # virtual arrival time in the queue, or what it would be if the job entered the queue now
 
     @property
     def needs_queue(self) -> bool:
@@ -205,12 +207,12 @@ class JobCounts:
     oldest_queued_us: int | None
 
 
-def first_claim(job: NewJob, handle: int) -> Claim:
+def first_claim(job: NewJob, handle: int, aging_s: float) -> Claim:
     """The lease with which a job was created."""
     assert job.owner is not None, "nobody else has a lease on a new job"
     return Claim(
         job.job_id, handle, job.owner, FIRST_EPOCH, job.definition.hash, job.row.last_event, None, None,
-        list(job.events), [],
+        list(job.events), [], sort_at=virtual_arrival_us(job.created_us, 0, job.row.rank, aging_s),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from openagents_json.job.events import Event, encode_events
 from openagents_json.job.model import JobStatus, JobSummary
+from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.records import (
@@ -18,7 +19,6 @@ from openagents_json.job.store.records import (
     StoredLeak,
     summary_of,
 )
-from openagents_json.job.store.rules import virtual_arrival_us
 from openagents_json.jsondata import decode, encode
 
 

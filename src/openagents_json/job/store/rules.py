@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from openagents_json.clock import SECOND_US
 from openagents_json.errors import IdempotencyConflict
 from openagents_json.job.events import Event
 from openagents_json.job.machine import MAX_DEATHS
@@ -42,9 +41,3 @@ def is_written(commit: Commit, epoch: int, last_event: int, events: Iterable[Eve
 def serves(offers: Collection[str] | None, required: Collection[str]) -> bool:
     """Whether a worker that has these components (None: all) can go on with a job that requires those."""
     return offers is None or not required or any(name in offers for name in required)
-
-
-def virtual_arrival_us(now_us: int, queued_total_us: int, rank: int, aging_s: float) -> int:
-    """The key of the queue (DESIGN §5): earlier is sooner. Each rank counts as `aging_s` of waiting, and time that the
-    job has spent QUEUED before counts too."""
-    return now_us - queued_total_us - rank * round(aging_s * SECOND_US)

@@ -20,7 +20,8 @@ from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.model import ErrorInfo, JobSummary
-from openagents_json.job.store.base import DEFAULT_AGING_S, DEFAULT_LEASE_S, JobStore, Pulse
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
+from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
@@ -354,7 +355,7 @@ class SqliteJobStore(JobStore):
 
     async def create_held(self, job: NewJob) -> Claim | None:
         handle = await self._write("create_held", (job, history_rows(job.events)))
-        return None if handle is None else first_claim(job, handle)
+        return None if handle is None else first_claim(job, handle, self.aging_s)
 
     async def commit(self, commit: Commit) -> None:
         await self._write("commit", (commit, history_rows(commit.events)))

@@ -55,12 +55,17 @@ class LeasedJob(NamedTuple):
     snapshot_event: int
     limit: Limit | None
     has_slot: bool
+    sort_at: int | None  # where it stands in the queue, if it is there
+    rank: int
+    queued_total_us: int
     requests: list[Request]
     events: list[Event] | None
 
 
 _Row = tuple[
-    tuple[int, str, int, str, int, int, str | None, int | None, str | None, str | None, int | None],
+    tuple[
+        int, str, int, str, int, int, str | None, int | None, str | None, str | None, int | None, int | None, int, int
+    ],
     list[tuple[tuple[str, str, str | None, str | None, int, int], dict[str, Any]]],  # requests, the payload last
     list[list[Event]] | None,  # rows of the history
 ]
@@ -87,8 +92,8 @@ def leased_jobs(connection: sqlite3.Connection, keys: Sequence[int]) -> Iterator
             events = None if rows is None else [event for row in rows for event in row]
             if events is not None:
                 events.sort(key=lambda event: event.number)
-            key, limit, hold, overflow, slot = job[6:]
-            yield LeasedJob(*job[:6], limit_in(key, limit, hold, overflow), slot == 1, requests, events)
+            key, limit, hold, overflow, slot = job[6:11]
+            yield LeasedJob(*job[:6], limit_in(key, limit, hold, overflow), slot == 1, *job[11:], requests, events)
 
 
 def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

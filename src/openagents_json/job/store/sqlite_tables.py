@@ -11,11 +11,12 @@ from openagents_json.clock import SECOND_US, Clock
 from openagents_json.errors import LeaseLost, LimitReached, RequestsPending, StoreError
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
+from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
 from openagents_json.job.store.limits import Entry, Limit
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.rows import history_rows, required_by, requirement
-from openagents_json.job.store.rules import is_written, same_body, serves, virtual_arrival_us
+from openagents_json.job.store.rules import is_written, same_body, serves
 from openagents_json.job.store.sqlite_batches import jobs_to_hold, leased_jobs, write_rows
 from openagents_json.job.store.sqlite_leaks import add_leaks
 from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values
@@ -370,15 +371,18 @@ class SqliteTables:
         """Take the leases, each (key, new owner, expected owner); the claims by key, in the same order."""
         self.rows += write_rows(connection, "lease", leases)
         found = {job.key: job for job in leased_jobs(connection, [key for key, _, _ in leases])}
-        claims = {}
+        claims, now = {}, self._clock.now_us()
         for key, worker, expected in leases:
             job = found[key]
+            sort_at = job.sort_at
+            if sort_at is None:
+                sort_at = virtual_arrival_us(now, job.queued_total_us, job.rank, self.aging_s)
             snapshot, events = None, job.events
             if events is None:
                 snapshot, events = history_of(connection, key, job.snapshot_event)
             claims[key] = Claim(
                 job.id, key, worker, job.epoch, job.definition, job.last_event, expected, snapshot, events,
-                job.requests, job.limit, job.has_slot,
+                job.requests, job.limit, job.has_slot, sort_at,
             )  # fmt: skip
         return claims
 

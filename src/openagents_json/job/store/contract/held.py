@@ -9,6 +9,7 @@ import pytest
 
 from openagents_json.job.machine import Claimed, Interrupted
 from openagents_json.job.model import JobStatus
+from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import (
     Holder,
@@ -33,7 +34,7 @@ def held_job(clock: FakeClock, worker: str = "w1", **options: str) -> NewJob:
 def running_job(clock: FakeClock, worker: str = "w1") -> NewJob:
     """One with the events of its first turn, RUNNING."""
     job = held_job(clock, worker)
-    commit = Holder(clock, first_claim(job, 0)).commit_of(Claimed(worker, 1))
+    commit = Holder(clock, first_claim(job, 0, DEFAULT_AGING_S)).commit_of(Claimed(worker, 1))
     return replace(job, row=commit.row, events=[*job.events, *commit.events])
 
 
@@ -45,7 +46,7 @@ class HeldContract(WithClock):
         await store.register_worker("w1")
         job = running_job(clock)
         claim = await store.create_held(job)
-        assert claim == first_claim(job, claim.handle if claim else 0)
+        assert claim == first_claim(job, claim.handle if claim else 0, store.aging_s)
         stored = await read(store, job.job_id)
         assert (stored.owner, stored.events) == ("w1", list(job.events))
         row = stored.summary

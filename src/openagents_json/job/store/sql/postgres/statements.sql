@@ -290,7 +290,7 @@ UPDATE jobs SET owner = NULL WHERE key = $1 AND owner = $2 AND epoch = $3 AND st
 
 -- name: whole_by_key
 -- Jobs with the events after their snapshots, if this fold can read these, and with their undrained requests.
-SELECT jobs.*, snapshots.state AS snapshot, snapshots.last_event AS snapshot_at,
+SELECT jobs.*, store_now($3) AS now, snapshots.state AS snapshot, snapshots.last_event AS snapshot_at,
        ARRAY(SELECT events FROM history WHERE history.job = jobs.key AND last > coalesce(snapshots.last_event, 0)
              ORDER BY first) AS history,
        ARRAY(SELECT ROW(inbox.key, kind, by, reason, at_us, payload, sequence) FROM inbox

@@ -106,7 +106,8 @@ WHERE jobs.key = column1 AND owner IS column3;
 -- What is JSON already is put together as text: nothing of it is read here.
 SELECT CAST('[' || group_concat(
   '[' || json_array(key, id, epoch, definition, last_event, snapshot_event,
-                    limit_key, limit_max, limit_hold, limit_overflow, slot)
+                    limit_key, limit_max, limit_hold, limit_overflow, slot,
+                    CASE WHEN status = 'QUEUED' THEN sort_at END, rank, queued_total_us)
   || ',[' || coalesce((
     SELECT group_concat(
       '[' || json_array(inbox.key, kind, by, reason, at_us, sequence) || ',' || CAST(payload AS TEXT) || ']')
