@@ -53,6 +53,17 @@ def test_info_and_check_of_a_folder(shell: Shell) -> None:
     assert (document["ok"], document["problems"], document["checked"]) == (False, 1, None)
 
 
+def test_aging_is_set_and_shown(shell: Shell) -> None:
+    assert_refused(shell.run("store", "set-aging", "60"), 5, "openagents.db")
+    run_one(shell)
+    told = shell.run("store", "set-aging", "90")
+    assert told.code == 0 and "a level of priority is worth 90 s of waiting" in told.out
+    assert "aging 90 s" in shell.run("store", "info").out
+    assert shell.run("store", "set-aging", "strict", "--json").document["aging_s"] == 1e9
+    assert "aging 1e+09 s" in shell.run("store", "info").out
+    assert_refused(shell.run("store", "set-aging", "soon"), 2, "'soon' is no aging time", "such as 600")
+
+
 def test_check_names_the_job_and_exits_with_6(shell: Shell) -> None:
     run_one(shell)
     assert shell.run("store", "check").code == 0

@@ -13,8 +13,9 @@ from typing import cast
 import pytest
 
 from openagents_json.errors import StoreError, StoreUnavailable
-from openagents_json.job.model import JobStatus
+from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.job.store import file_journal, file_memory
+from openagents_json.job.store.arrival import STRICT_AGING_S
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract import StoreContract
 from openagents_json.job.store.contract.jobs import QUIET, Holder, accept, begin, bring_to, new_job, request
@@ -152,6 +153,21 @@ async def test_aging_belongs_to_the_folder(store: FileJobStore, clock: FakeClock
     await store.close()
     async with opened(folder, clock, aging_s=5.0) as other:
         assert other.aging_s == 3_600.0
+
+
+async def test_aging_that_was_set_stays_also_in_a_later_journal(
+    store: FileJobStore, clock: FakeClock, folder: Path
+) -> None:
+    low = await store.create(new_job(clock, priority=JobPriority.LOW))
+    clock.advance(120.0)
+    high = await store.create(new_job(clock, priority=JobPriority.HIGH))
+    await store.set_aging(STRICT_AGING_S)
+    await store.compact()
+    await store.set_aging(1.0)
+    await store.close()
+    async with opened(folder, clock) as other:
+        assert other.aging_s == 1.0
+        assert [claim.job_id for claim in await other.claim("w1", 2)] == [low, high]
 
 
 async def test_second_store_on_the_folder_is_refused_with_a_sentence(store: FileJobStore, folder: Path) -> None:

@@ -307,6 +307,22 @@ async def test_aging_belongs_to_the_schema(url: str, store: PostgresJobStore) ->
     await other.close()
 
 
+async def test_aging_that_another_process_sets_holds_here_too(
+    url: str, store: PostgresJobStore, clock: FakeClock
+) -> None:
+    other = PostgresJobStore(url, clock)
+    await other.open()
+    try:
+        low = await store.create(new_job(clock, priority=JobPriority.LOW))
+        clock.advance(120.0)
+        await other.set_aging(1.0)
+        high = await store.create(new_job(clock, priority=JobPriority.HIGH))
+        assert [claim.job_id for claim in await store.claim("w1", 2)] == [low, high]
+        assert store.aging_s == 1.0
+    finally:
+        await other.close()
+
+
 async def test_store_has_no_more_connections_than_it_says(postgres: Server, url: str, clock: FakeClock) -> None:
     from openagents_json.job.store.postgres import CONNECTIONS
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from openagents_json.errors import StoreUnavailable
-from openagents_json.job.model import JobStatus
+from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract import (
     AcceptingContract,
@@ -31,6 +31,7 @@ from openagents_json.job.store.contract.jobs import (
     bring_to,
     claim_one,
     history,
+    new_job,
     read,
     request,
     wake,
@@ -240,6 +241,20 @@ async def test_aging_belongs_to_the_file(store: SqliteJobStore, clock: FakeClock
     await other.open()
     assert other.aging_s == store.aging_s == 3_600.0
     await other.close()
+
+
+async def test_aging_that_another_process_sets_holds_here_too(store: SqliteJobStore, clock: FakeClock) -> None:
+    other = SqliteJobStore(store.path, clock)
+    await other.open()
+    try:
+        low = await store.create(new_job(clock, priority=JobPriority.LOW))
+        clock.advance(120.0)
+        await other.set_aging(1.0)
+        high = await store.create(new_job(clock, priority=JobPriority.HIGH))
+        assert [claim.job_id for claim in await store.claim("w1", 2)] == [low, high]
+        assert store.aging_s == 1.0
+    finally:
+        await other.close()
 
 
 async def test_files_of_dead_workers_do_not_pile_up(store: SqliteJobStore, clock: FakeClock) -> None:

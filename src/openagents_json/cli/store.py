@@ -52,6 +52,24 @@ def info(context: typer.Context, url: MaybeUrl = None, as_json: Json = False) ->
     return show_facts(url, output_of(context, as_json))
 
 
+@app.command("set-aging", epilog=epilog())
+def set_aging(
+    context: typer.Context,
+    aging: Annotated[
+        str, typer.Argument(metavar="SECONDS|strict", help="What a job waits to gain one level of priority.")
+    ],
+    url: MaybeUrl = None,
+    as_json: Json = False,
+) -> int:
+    """Change how much a level of priority is worth, in seconds of waiting. The queue gets its new order at once.
+
+    0: priorities count for nothing. strict: a job of a higher priority always comes first.
+    """
+    from openagents_json.cli.ordering import set_store_aging
+
+    return set_store_aging(aging, url, output_of(context, as_json))
+
+
 @app.command("check", epilog=epilog())
 def check(context: typer.Context, url: MaybeUrl = None, as_json: Json = False) -> int:
     """Read all of a store and say what is not as it should be: bytes, rows, histories, snapshots, definitions.

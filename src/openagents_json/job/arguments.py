@@ -9,6 +9,7 @@ from typing import Any
 
 from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.job.model import JobPriority
+from openagents_json.job.store.arrival import STRICT_AGING_S
 from openagents_json.jsondata import NotJson, plain
 from openagents_json.workflow import Workflow, limits
 
@@ -28,6 +29,16 @@ def priority_of(priority: str | JobPriority) -> JobPriority:
         raise InvalidInputs(
             [Problem("$.priority", f"{priority!r} is no priority.", f"Use {', '.join(JobPriority)}.")], "the job"
         ) from None
+
+
+def aging_of(aging_s: float | str) -> float:
+    """Seconds as they are, or those of the word `strict`. `ValueError` for anything else."""
+    if aging_s == "strict":
+        return STRICT_AGING_S
+    is_number = isinstance(aging_s, (int, float)) and not isinstance(aging_s, bool)
+    if not is_number or not 0 <= float(aging_s) <= STRICT_AGING_S:
+        raise ValueError(f"{aging_s!r} is no aging time: give seconds, 0 to {STRICT_AGING_S:,.0f}, or 'strict'.")
+    return float(aging_s)
 
 
 def metadata_of(workflow: Workflow, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from openagents_json.clock import Clock, SystemClock, as_microseconds
 from openagents_json.components import ComponentRegistry, register_builtins
@@ -31,6 +31,7 @@ from openagents_json.errors import (
 from openagents_json.ids import SHORT_LENGTH, uuid7
 from openagents_json.job.arguments import (
     REASON_CHARACTERS,
+    aging_of,
     check_count,
     check_reason,
     key_of,
@@ -382,6 +383,12 @@ class JobManager:
     ) -> None:
         """Change the priority; a queued job moves to its new place at once."""
         await self._ask(job_id, "set_priority", by, reason, {"priority": str(priority_of(priority))})
+
+    async def set_aging(self, aging_s: float | Literal["strict"]) -> None:
+        """How many seconds a job waits in the queue to gain one level of priority, from now on, in all programs that
+        use the store; the queue gets its new order at once. 0: priorities count for nothing. `strict`: a job of a
+        higher priority always comes first, however long others wait."""
+        await self.store.set_aging(aging_of(aging_s))
 
     async def signal(
         self, job_id: str, name: str, payload: Any = None, key: str | None = None, *, by: str | None = None

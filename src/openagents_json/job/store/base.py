@@ -17,7 +17,6 @@ from typing import Protocol
 
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
-from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
@@ -57,8 +56,13 @@ class Pulse(Protocol):
 class JobStore(ABC):
     """Keeps job rows, histories, inboxes, definitions and snapshots. Times are microseconds of the store's clock."""
 
-    aging_s: float = DEFAULT_AGING_S
     lease_s: float = DEFAULT_LEASE_S
+
+    @property
+    @abstractmethod
+    def aging_s(self) -> float:
+        """How long a job waits in the queue to gain one rank. It belongs to the store: the first one to open it sets
+        it, and `set_aging` changes it."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -120,6 +124,12 @@ class JobStore(ABC):
     @abstractmethod
     async def read_definition(self, content_hash: str) -> bytes | None:
         """The document of that content hash, or None."""
+
+    # ── the queue ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def set_aging(self, aging_s: float) -> None:
+        """Let a rank be worth so much waiting from now on, in every worker, and put the queue into its new order."""
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -177,6 +177,9 @@ class FileJobStore(FileKeeper):
     async def bury_workers(self) -> int:
         return await (await self._ready(writes=False)).bury_workers()
 
+    async def set_aging(self, aging_s: float) -> None:
+        await self._write(lambda memory: memory.set_aging(aging_s))
+
     async def list_workers(self) -> list[StoredWorker]:
         return await self._read(lambda memory: memory.list_workers())
 

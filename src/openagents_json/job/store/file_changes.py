@@ -80,6 +80,15 @@ class Accepted(Change, tag="accepted"):
         MemoryJobStore._accept(memory, with_document(memory, self.new), self.handle, at_us)
 
 
+class AgingSet(Change, tag="aging"):
+    """A rank is worth so much waiting from now on."""
+
+    aging_s: float
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        MemoryJobStore._set_aging(memory, self.aging_s)
+
+
 class Restored(Change, tag="restored"):
     """A job came from another store, whole. Its definition stands without the document."""
 
@@ -267,7 +276,8 @@ class Closed(Change, tag="closed"):
 
 
 class JournalHeader(Change, tag="journal"):
-    """The first line of a journal file. Of the file before it, only so many bytes count."""
+    """The first line of a journal file. Of the file before it, only so many bytes count. `aging_s` holds in the first
+    file of all; later on it is the snapshot's, or the last one that was set."""
 
     format: int
     segment: int
@@ -275,6 +285,10 @@ class JournalHeader(Change, tag="journal"):
     after_bytes: int | None = None
 
     is_header: ClassVar[bool] = True
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        if self.after_bytes is None:
+            memory.aging_s = self.aging_s
 
 
 class SnapshotHeader(Change, tag="snapshot"):
@@ -292,7 +306,7 @@ class SnapshotHeader(Change, tag="snapshot"):
     is_header: ClassVar[bool] = True
 
     def apply(self, memory: MemoryJobStore, at_us: int) -> None:
-        memory._handle, memory._sequence = self.handle, self.sequence
+        memory.aging_s, memory._handle, memory._sequence = self.aging_s, self.handle, self.sequence
         memory._output.sequence = self.output_sequence
         memory._leaks.last_key = self.leak_key
 
@@ -342,6 +356,7 @@ class End(Change, tag="end"):
 AnyChange = (
     Defined
     | Accepted
+    | AgingSet
     | Restored
     | Taken
     | GivenBack

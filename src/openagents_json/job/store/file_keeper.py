@@ -61,7 +61,7 @@ class FileKeeper(JobStore):
     ) -> None:
         self.path = Path(os.path.realpath(path))
         self.clock = clock or SystemClock()
-        self.aging_s = aging_s
+        self._aging_s = aging_s  # of a folder that is empty
         self.lease_s = lease_s
         self.cut: Damage | None = None
         self.compactions = 0  # since open
@@ -87,6 +87,11 @@ class FileKeeper(JobStore):
         self._why: OSError | None = None  # of the last one
         self._groups = 0  # of journals that are over
         self._commit_delay_s = 0.0
+
+    @property
+    def aging_s(self) -> float:
+        memory = self._memory or self._former
+        return self._aging_s if memory is None else memory.aging_s
 
     # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,7 +128,6 @@ class FileKeeper(JobStore):
             memory = self._new_memory()
             contents = contents_of(self.path)
             loaded = load(self.path, contents, memory)
-            self.aging_s = memory.aging_s
             if (os.getpid(), self.path) not in _opened:
                 memory.forget_threads()
             self.cut = loaded.cut
@@ -134,7 +138,7 @@ class FileKeeper(JobStore):
                 fd, tail = self._go_on(loaded), loaded.tail
             else:
                 disk.sync_folder(self.path.parent)
-                fd, tail = begin_segment(self.path, loaded.tail, self.aging_s, self.clock.now_us())
+                fd, tail = begin_segment(self.path, loaded.tail, memory.aging_s, self.clock.now_us())
             sign_lock(self.path)
             self._memory, self._former, self._broken, self._groups = memory, None, None, 0
             self._workers = memory._workers
@@ -159,7 +163,7 @@ class FileKeeper(JobStore):
         return disk.append_to(path)
 
     def _new_memory(self) -> JournaledMemory:
-        return JournaledMemory(self.clock, aging_s=self.aging_s, lease_s=self.lease_s)
+        return JournaledMemory(self.clock, aging_s=self._aging_s, lease_s=self.lease_s)
 
     def _begin_journal(self, fd: int, tail: Tail) -> None:
         self._journal = Journal(

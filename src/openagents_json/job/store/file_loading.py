@@ -45,7 +45,6 @@ class Loaded:
     snapshot_bytes: int = 0
     journal_bytes: int = 0
     cut: Damage | None = None
-    aging_s: float | None = None
     stamps: Stamps = field(default_factory=Stamps)
 
 
@@ -80,8 +79,6 @@ def play_back(contents: Contents, memory: JournaledMemory, until: Tail | None = 
         else:
             end = until.size if until else None
             _load_segment(contents.journals[number], memory, loaded, end, is_last=until is None)
-    if loaded.aging_s is not None:
-        memory.aging_s = loaded.aging_s
     return loaded
 
 
@@ -121,7 +118,7 @@ def _load_snapshot(path: Path, memory: JournaledMemory, loaded: Loaded) -> None:
         if (number == 1) != change.is_header or (number > 1 and change.n != number):
             raise Damaged(raw.damage(f"it is line {change.n:,} of a snapshot, and should be line {number:,}"))
         if isinstance(change, SnapshotHeader):
-            loaded.tail.lines, loaded.aging_s = change.lines_before, change.aging_s
+            loaded.tail.lines = change.lines_before
         play(raw, change, memory, loaded.stamps)
         loaded.snapshot_bytes += len(raw.data)
     if not isinstance(last, End):
@@ -177,10 +174,8 @@ def _next_change(raw: RawLine, loaded: Loaded, pending: int) -> Change:
     expected = loaded.tail.lines + pending + (0 if raw.line == 1 else 1)
     if (raw.line == 1) != isinstance(change, JournalHeader) or change.n != expected:
         raise Damaged(raw.damage(f"it is line {change.n:,} of the store, and should be line {expected:,}"))
-    if isinstance(change, JournalHeader):
-        loaded.aging_s = change.aging_s
-        if change.segment != loaded.tail.segment:
-            raise Damaged(raw.damage(f"it belongs to journal {change.segment}"))
+    if isinstance(change, JournalHeader) and change.segment != loaded.tail.segment:
+        raise Damaged(raw.damage(f"it belongs to journal {change.segment}"))
     return change
 
 

@@ -13,6 +13,7 @@ from openagents_json.clock import Clock
 from openagents_json.job.model import ErrorInfo, JobStatus
 from openagents_json.job.store.file_changes import (
     Accepted,
+    AgingSet,
     Change,
     Committed,
     Defined,
@@ -101,6 +102,13 @@ class JournaledMemory(MemoryJobStore):
     def _note_definition(self, definition: Definition, at_us: int | None = None) -> None:
         if definition.hash not in self._definitions:
             self._note(Defined(hash=definition.hash, document=definition.document.decode()), at_us)
+
+    def _set_aging(self, aging_s: float) -> None:
+        self._note(AgingSet(aging_s=aging_s))
+        if self.capture is not None:
+            for job in self._jobs.values():
+                self.capture.keep(job)
+        super()._set_aging(aging_s)
 
     def _take(self, job: MemoryJob, worker: str, epoch: int) -> None:
         self._note_of(job, Taken(job=job.id, worker=worker, epoch=epoch))

@@ -250,8 +250,6 @@ class _Salvage:
             except Misfit as error:
                 if not isinstance(change, Deleted):  # it is gone, which was wanted
                     self._drop([(raw, change)], str(error))
-            if isinstance(change, JournalHeader | SnapshotHeader):
-                self.memory.aging_s = change.aging_s
             if isinstance(change, SnapshotHeader):
                 self.lines = max(self.lines, change.lines_before)
 

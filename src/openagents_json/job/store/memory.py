@@ -145,6 +145,8 @@ class MemoryJob:
 class MemoryJobStore(JobStore):
     """A store for tests and short-lived programs; the default of `JobManager`."""
 
+    aging_s: float = DEFAULT_AGING_S
+
     def __init__(
         self, clock: Clock | None = None, *, aging_s: float = DEFAULT_AGING_S, lease_s: float = DEFAULT_LEASE_S
     ) -> None:
@@ -274,6 +276,12 @@ class MemoryJobStore(JobStore):
 
     async def definition_hashes(self, after: str = "", limit: int = 1_000) -> list[str]:
         return sorted(one for one in self._definitions if one > after)[:limit]
+
+    async def set_aging(self, aging_s: float) -> None:
+        self._set_aging(aging_s)
+        for key in {job.limit.key for job in self._jobs.values() if job.limit and job.row.status == JobStatus.QUEUED}:
+            balance(self._limits, key)
+        self._count(len(self._jobs))
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -642,6 +650,18 @@ class MemoryJobStore(JobStore):
             self._children.setdefault(new.parent_id, []).append(job.id)
         if new.idempotency_key is not None:
             self._keys[new.definition.workflow_id, new.idempotency_key] = job.id
+
+    def _set_aging(self, aging_s: float) -> None:
+        """Every job in the queue gets its new place."""
+        self.aging_s = aging_s
+        self._queues.clear()
+        for job in self._jobs.values():
+            if job.row.status == JobStatus.QUEUED and job.queued_us is not None:
+                job.sort_at = virtual_arrival_us(job.queued_us, job.queued_total_us, job.row.rank, aging_s)
+                if job.limit is not None:
+                    self._limits.note(job)
+                if job.owner is None and not job.is_blocked:
+                    self._enqueue(job)
 
     def _take(self, job: MemoryJob, worker: str, epoch: int) -> None:
         """A lease begins."""

@@ -78,7 +78,6 @@ class PostgresJobStore(JobStore):
         load()
         # A worker that is cut off in a transaction may not keep jobs locked longer than its leases keep them.
         self.place = replace(place_of(url), idle_in_transaction_s=min(IDLE_IN_TRANSACTION_S, lease_s))
-        self.aging_s = aging_s
         self.lease_s = lease_s
         self._tables = PostgresTables(None if isinstance(clock, SystemClock) else clock, aging_s)
         self._workers = PostgresWorkers(self._tables, lease_s)
@@ -87,6 +86,10 @@ class PostgresJobStore(JobStore):
         self._writer: PostgresWriter | None = None
         self._readers: PostgresReaders | None = None
         self._news: PostgresNews | None = None
+
+    @property
+    def aging_s(self) -> float:
+        return self._tables.aging_s
 
     # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -127,7 +130,7 @@ class PostgresJobStore(JobStore):
                 await connection.rows(SQL["meta_put"], "aging_s", self.aging_s)
                 aging_s = await connection.value(SQL["meta_get"], "aging_s")
             await connection.run("COMMIT")
-        self.aging_s = self._tables.aging_s = float(aging_s)
+        self._tables.aging_s = float(aging_s)
 
     async def close(self) -> None:
         if self._writer is None or self._readers is None or self._news is None:
@@ -255,6 +258,9 @@ class PostgresJobStore(JobStore):
             return []
         call = lambda connection: self._tables.create_all(connection, jobs)  # noqa: E731
         return await self._write("call", call, limits=concerns_of_new(jobs))  # type: ignore[no-any-return]
+
+    async def set_aging(self, aging_s: float) -> None:
+        await self._write("call", lambda connection: self._tables.set_aging(connection, aging_s))
 
     async def read_family(self, job_id: str) -> list[MovedJob]:
         return await self._read(lambda connection: read_family(connection, job_id))

@@ -66,6 +66,7 @@ async def restore(connection: Connection, jobs: Sequence[MovedJob], tables: Post
         [one.document for one in definitions],
     )
     await refuse_without_slots(connection, jobs)
+    tables.aging_s = await connection.value(SQL["meta_get"], "aging_s")  # another process may have set it
     for start in range(0, len(jobs), JOBS_AT_ONCE):
         tables.rows += await _put(connection, jobs[start : start + JOBS_AT_ONCE], tables.aging_s)
     if keys := queued_keys(jobs):

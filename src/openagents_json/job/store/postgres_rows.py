@@ -60,14 +60,14 @@ def stored_in(row: Row) -> StoredJob:
     return StoredJob(summary_in(row), readable(row["owner"]), row["definition"], snapshot, events, requests)
 
 
-def claim_in(row: Row, previous: str | None, aging_s: float) -> Claim:
+def claim_in(row: Row, previous: str | None) -> Claim:
     """A row of `whole_by_key` as the lease that its owner has."""
     snapshot, events, requests = _state_in(row)
     owner = readable(row["owner"])
     assert owner is not None, "a lease that was taken in this transaction has an owner"
     sort_at = row["sort_at"]
     if row["status"] != JobStatus.QUEUED:
-        sort_at = virtual_arrival_us(row["now"], row["queued_total_us"], row["rank"], aging_s)
+        sort_at = virtual_arrival_us(row["now"], row["queued_total_us"], row["rank"], row["aging_s"])
     return Claim(
         row["id"], row["key"], owner, row["epoch"], row["definition"], row["last_event"], readable(previous),
         snapshot, events, requests, limit_in(row), row["slot"] is True, sort_at,

@@ -21,7 +21,7 @@ from openagents_json.job.store.postgres_commits import (
     put_requests,
 )
 from openagents_json.job.store.postgres_creates import create_all, refuse_new
-from openagents_json.job.store.postgres_driver import Connection, Row
+from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.postgres_limits import (
     Changes,
     Concern,
@@ -183,9 +183,18 @@ class PostgresTables:
         if not leased:
             return []
         found = await connection.rows(SQL["whole_by_key"], list(leased), FOLD_VERSION, self.now_us)
-        claims = [claim_in(row, leased[row["key"]], self.aging_s) for row in sorted(found, key=order)]
+        claims = [claim_in(row, leased[row["key"]]) for row in sorted(found, key=order)]
         self.rows += len(claims)
+        self.aging_s = found[0]["aging_s"]  # another process may have set it
         return claims
+
+    async def set_aging(self, connection: Connection, aging_s: float) -> None:
+        """As the verb of the store says."""
+        await connection.run(SQL["aging_lock"])
+        self.rows += len(await connection.rows(SQL["aging_set"], aging_s))
+        self.aging_s = aging_s
+        keys = {str(readable(row[0])) for row in await connection.rows(SQL["queued_limits"])}
+        self.rows += await settle(connection, Changes(keys=keys), self.now_us)
 
     async def hold(self, connection: Connection, job_id: str, worker: str, request: Request) -> Held | None:
         """As the verb of the store says."""

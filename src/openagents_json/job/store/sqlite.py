@@ -78,7 +78,6 @@ class SqliteJobStore(JobStore):
     ) -> None:
         self.path = Path(os.path.realpath(path))  # the files beside it must be the same ones for every name it has
         self.clock = clock or SystemClock()
-        self.aging_s = aging_s
         self.lease_s = lease_s
         self._writer: SqliteWriter | None = None
         self._lock: FileLock | None = None
@@ -95,6 +94,10 @@ class SqliteJobStore(JobStore):
         self._version = 0
         self._seen = (0, 0)
         self._is_in_doubt = False
+
+    @property
+    def aging_s(self) -> float:
+        return self._tables.aging_s
 
     # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -117,7 +120,7 @@ class SqliteJobStore(JobStore):
                 if found is None:
                     connection.execute(SQL["meta_put"], ("aging_s", self.aging_s))
                 else:
-                    self.aging_s = self._tables.aging_s = found[0]
+                    self._tables.aging_s = found[0]
             self._here = connect(self.path, checkpoints=False, reads_only=True)
             self._here.execute("PRAGMA busy_timeout = 0")
         except BaseException as error:
@@ -365,6 +368,9 @@ class SqliteJobStore(JobStore):
         return await self._write(  # type: ignore[no-any-return]
             "call", lambda connection: self._tables.create_many(connection, many)
         )
+
+    async def set_aging(self, aging_s: float) -> None:
+        await self._write("call", lambda connection: self._tables.set_aging(connection, aging_s))
 
     async def read_family(self, job_id: str) -> list[MovedJob]:
         return await self._read(lambda connection: read_family(connection, job_id))

@@ -41,6 +41,7 @@ class SqliteTables:
     def perform(self, connection: sqlite3.Connection, group: Sequence[Operation]) -> list[Outcome]:
         """Creates, commits and holds of a group go together, the other verbs one by one. Their order does not matter:
         whoever needs one before the other waits for the first one's answer."""
+        (self.aging_s,) = connection.execute(SQL["meta_get"], ("aging_s",)).fetchone()  # another process may set it
         outcomes: dict[Operation, Outcome] = {}
         creates = [operation for operation in group if operation.kind == "create"]
         held = [operation for operation in group if operation.kind == "create_held"]
@@ -184,6 +185,14 @@ class SqliteTables:
         if entries:
             let_in(connection, entries, self._clock.now_us())
         balance_all(connection, keys)
+
+    def set_aging(self, connection: sqlite3.Connection, aging_s: float) -> None:
+        """As the verb of the store says."""
+        connection.execute(SQL["meta_put"], ("aging_s", aging_s))
+        less_us = round(aging_s * SECOND_US) - round(self.aging_s * SECOND_US)
+        self.rows += connection.execute(SQL["aging_set"], (less_us,)).rowcount
+        self.aging_s = aging_s
+        balance_all(connection, [key for (key,) in connection.execute(SQL["queued_limits"]).fetchall()])
 
     def create_once(self, connection: sqlite3.Connection, job: NewJob, data: list[tuple[int, int, bytes]]) -> str:
         key = (job.definition.workflow_id, job.idempotency_key)

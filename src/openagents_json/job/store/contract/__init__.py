@@ -17,6 +17,7 @@ jobs in it are made by the machine, so histories and rows fit together; `jobs` h
 """
 
 from openagents_json.job.store.contract.accepting import AcceptingContract
+from openagents_json.job.store.contract.aging import AgingContract
 from openagents_json.job.store.contract.commits import CommitContract
 from openagents_json.job.store.contract.family import FamilyContract
 from openagents_json.job.store.contract.held import HeldContract
@@ -52,6 +53,7 @@ __all__ = [
 
 class StoreContract(
     AcceptingContract,
+    AgingContract,
     HeldContract,
     LeaseContract,
     LeasesAgainContract,

@@ -10,6 +10,20 @@ INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING;
 -- What it is.
 SELECT value FROM meta WHERE name = $1;
 
+-- name: aging_set
+-- A rank is worth so much waiting from now on: every job in the queue gets its new place.
+WITH changed AS (UPDATE meta SET value = $1 WHERE name = 'aging_s'),
+less AS (SELECT round($1::float8 * 1000000)::bigint - round(value * 1000000)::bigint AS us FROM meta WHERE name = 'aging_s')
+UPDATE jobs SET sort_at = sort_at - rank * less.us FROM less WHERE status = 'QUEUED' RETURNING key;
+
+-- name: aging_lock
+-- Nobody writes jobs until the COMMIT: whoever had begun to, by the order before, is waited for.
+LOCK TABLE jobs IN EXCLUSIVE MODE;
+
+-- name: queued_limits
+-- The keys of limits that jobs in the queue have.
+SELECT DISTINCT limit_key FROM jobs WHERE limit_key IS NOT NULL AND status = 'QUEUED';
+
 -- name: definition_get
 -- The document of a content hash.
 SELECT document FROM definitions WHERE hash = $1;
@@ -18,7 +32,9 @@ SELECT document FROM definitions WHERE hash = $1;
 -- Accept jobs with their definitions and first events. One whose id or idempotency key is there already changes
 -- nothing, and is not among those that come back. Each comes with the first row of its history; further rows, of jobs
 -- that begin with very many events, follow in arrays of their own.
-WITH moment AS MATERIALIZED (SELECT store_now($1) AS now),
+WITH moment AS MATERIALIZED (
+  SELECT store_now($1) AS now, coalesce((SELECT round(value * 1000000)::bigint FROM meta WHERE name = 'aging_s'),
+                                        $2::bigint) AS aging_us),
 documents AS (
   INSERT INTO definitions (hash, workflow_id, version, document)
   SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::bytea[]) ON CONFLICT (hash) DO NOTHING
@@ -41,7 +57,7 @@ added AS (
   OVERRIDING SYSTEM VALUE
   SELECT new.key, new.id, new.workflow_id, new.version, new.definition, new.status, new.rank,
          CASE WHEN new.status = 'QUEUED'
-           THEN (SELECT now FROM moment) - coalesce(parent.queued_total_us, 0) - new.rank * $2::bigint ELSE 0 END,
+           THEN (SELECT now FROM moment) - coalesce(parent.queued_total_us, 0) - new.rank * (SELECT aging_us FROM moment) ELSE 0 END,
          new.last_event, new.created_us, CASE WHEN new.status IN ('QUEUED', 'RUNNING') THEN (SELECT now FROM moment) END,
          new.due_us, new.progress, new.idempotency_key, new.body_hash, new.tags::jsonb, new.parent_id, new.origin_id,
          coalesce(parent.queued_total_us, 0), new.requires, new.owner, CASE WHEN new.owner IS NULL THEN 0 ELSE 1 END,
@@ -108,7 +124,9 @@ SELECT jobs.key, jobs.id FROM wanted JOIN jobs ON jobs.key = wanted.key;
 -- its wait in the queue, which one that was taken over at once did not have. Each comes with the first row that its
 -- events take, if there are any; further rows, of commits of very many events, follow in arrays of their own. A slot of
 -- a limit is kept as `limits.keeps_slot` says.
-WITH moment AS MATERIALIZED (SELECT store_now($1) AS now),
+WITH moment AS MATERIALIZED (
+  SELECT store_now($1) AS now, coalesce((SELECT round(value * 1000000)::bigint FROM meta WHERE name = 'aging_s'),
+                                        $2::bigint) AS aging_us),
 moved AS (
   UPDATE jobs SET
     last_event = to_be.last_event, rank = to_be.rank, progress = to_be.progress, current_step = to_be.current_step,
@@ -124,7 +142,7 @@ moved AS (
       ELSE jobs.queued_us END,
     sort_at = CASE WHEN to_be.status = 'QUEUED'
       THEN (CASE WHEN jobs.status = 'QUEUED' THEN jobs.queued_us ELSE (SELECT now FROM moment) END)
-           - jobs.queued_total_us - to_be.rank * $2::bigint
+           - jobs.queued_total_us - to_be.rank * (SELECT aging_us FROM moment)
       ELSE jobs.sort_at END,
     slot = CASE WHEN jobs.slot THEN to_be.completed_us IS NULL AND (to_be.status = 'RUNNING'
         OR (jobs.status = 'QUEUED' AND to_be.status = 'QUEUED')
@@ -290,7 +308,8 @@ UPDATE jobs SET owner = NULL WHERE key = $1 AND owner = $2 AND epoch = $3 AND st
 
 -- name: whole_by_key
 -- Jobs with the events after their snapshots, if this fold can read these, and with their undrained requests.
-SELECT jobs.*, store_now($3) AS now, snapshots.state AS snapshot, snapshots.last_event AS snapshot_at,
+SELECT jobs.*, snapshots.state AS snapshot, snapshots.last_event AS snapshot_at, store_now($3) AS now,
+       (SELECT value FROM meta WHERE name = 'aging_s') AS aging_s,
        ARRAY(SELECT events FROM history WHERE history.job = jobs.key AND last > coalesce(snapshots.last_event, 0)
              ORDER BY first) AS history,
        ARRAY(SELECT ROW(inbox.key, kind, by, reason, at_us, payload, sequence) FROM inbox

@@ -9,6 +9,14 @@ SELECT value FROM meta WHERE name = ?;
 -- Set it.
 INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
+-- name: aging_set
+-- A rank is worth so many microseconds more than before: every job in the queue gets its new place.
+UPDATE jobs SET sort_at = sort_at - rank * ? WHERE status = 'QUEUED';
+
+-- name: queued_limits
+-- The keys of limits that jobs in the queue have.
+SELECT DISTINCT limit_key FROM jobs WHERE limit_key IS NOT NULL AND status = 'QUEUED';
+
 -- name: definition_put
 -- A document is stored once per content.
 INSERT INTO definitions (hash, workflow_id, version, document) VALUES (?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING;
