@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     max_steps: int = Field(default=1_000, ge=1, le=100_000, description="Steps that a worker runs at a time")
     max_threads: int = Field(default=32, ge=1, le=1_000, description="Of these, steps that run in threads")
     max_processes: int = Field(default=4, ge=1, le=1_000, description="And steps that run in processes of their own")
+    max_preemptions: int = Field(
+        default=3, ge=0, le=1_000, description="How often a job makes room for more urgent ones; 0: it never does"
+    )
     calls_per_process: int = Field(default=1_000, ge=1, description="Calls after which a process is replaced")
     capture_output: bool = Field(default=True, description="Keep what components print and log, for `jobs logs`")
     echo_output: bool = Field(default=True, description="And print it as well, as if nobody kept it")

@@ -29,6 +29,7 @@ from openagents_json.job.store.sql import Migration, migrations
 from openagents_json.testing import FakeClock
 from tests.postgres_server import TABLES, Server
 
+EARLIER = range(1, len(migrations("postgres")))  # versions of the schema
 RUNS_THROUGH = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.WAITING, JobStatus.PAUSED, JobStatus.RUNNING)
 
 
@@ -80,8 +81,15 @@ class Past:
         self.queued = queued
 
 
+@pytest.fixture(params=EARLIER)
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture
-async def past(postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Past]:
+async def past(
+    version: int, postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Past]:
     present = await postgres.empty_schema()
     store = PostgresJobStore(postgres.store_url(present), clock)
     await store.open()
@@ -91,12 +99,12 @@ async def past(postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPat
     await store.append_output(holders[0].job_id, "first", 1, [OutputChunk(0, 5, [Piece("stdout", 1, "hello")])])
     await store.close()
     schema = postgres.new_schema()
-    await make_schema(postgres, schema, 1, monkeypatch)
+    await make_schema(postgres, schema, version, monkeypatch)
     await copy_into(postgres, present, schema)
     yield Past(postgres.store_url(schema), holders, queued)
 
 
-async def test_jobs_of_the_first_schema_go_on_in_the_present_one(past: Past, clock: FakeClock) -> None:
+async def test_jobs_of_an_earlier_schema_go_on_in_the_present_one(past: Past, clock: FakeClock) -> None:
     store = PostgresJobStore(past.url, clock)
     await store.open()
     for holder in past.holders:
@@ -131,11 +139,12 @@ async def test_limits_are_kept_in_a_schema_that_had_none(past: Past, clock: Fake
 
 
 async def test_migration_that_fails_leaves_the_earlier_schema(
-    past: Past, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    past: Past, version: int, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = Migration(2, "limits", migrations("postgres")[1].script + "; SELECT nothing FROM nowhere;")
+    known = migrations("postgres")
+    broken = Migration(version + 1, known[version].name, known[version].script + "; SELECT nothing FROM nowhere;")
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_schema, "migrations", lambda dialect: (migrations(dialect)[0], broken))
+        patch.setattr(postgres_schema, "migrations", lambda dialect: (*known[:version], broken))
         store = PostgresJobStore(past.url, clock)
         with pytest.raises(StoreError):
             await store.open()

@@ -48,9 +48,15 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent? "
         "origin? given?",
     ),
-    "job.queued": ("it wants a worker; requires: with one of these components", "reason requires?"),
-    "job.started": ("a worker takes it for the first time", "worker epoch deadline_us?"),
-    "job.continued": ("a worker takes it again", "worker epoch"),
+    "job.queued": (
+        "it wants a worker; requires: with one of these components; by: the job that it made room for",
+        "reason requires? by?",
+    ),
+    "job.started": (
+        "a worker takes it for the first time; preempted: the job that made room for it",
+        "worker epoch deadline_us? preempted?",
+    ),
+    "job.continued": ("a worker takes it again", "worker epoch preempted?"),
     "job.pause_requested": ("somebody asked for a pause", "by reason parent_pause?"),
     "job.pause_withdrawn": ("resume came before the pause was effective", "by reason"),
     "job.paused": ("nothing of it runs any more, and nothing of its children", ""),
@@ -93,8 +99,8 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "path attempt reason rung? took_us? abandoned?",
     ),
     "attempt.lost": (
-        "the attempt ended with its worker; what it did is unknown",
-        "path attempt reason rung? took_us? abandoned?",
+        "the attempt ended with its worker, or made room for the job `by`; what it did is unknown",
+        "path attempt reason rung? took_us? abandoned? by?",
     ),
     "step.completed": (
         "the step ended well; its output is recorded and never changes",

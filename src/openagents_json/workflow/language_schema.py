@@ -50,6 +50,7 @@ TEXTS = {
         "inputs": "What the component or workflow is given, by name; values may hold expressions.",
         "isolation": "Where the component runs; left out, as the component says.",
         "effect": '"once": an attempt with an unknown outcome is not repeated, but asked about.',
+        "preemptible": "An attempt may be ended to make room for a more urgent job, and is repeated later.",
         "resources": "What an attempt occupies, by the name of the resource.",
         "set": "Any JSON with expressions; nothing is called.",
         "foreach": "The nested steps run for each item of this list; inside: item, index.",

@@ -129,6 +129,7 @@ class Step(_Model):
     inputs: dict[str, Any] = _empty(dict)
     isolation: Literal["inline", "thread", "process"] | None = None
     effect: Literal["once"] | None = None
+    preemptible: bool = False
     resources: dict[Annotated[str, Field(max_length=limits.ID_CHARACTERS)], Amount] = _empty(dict)
 
     set: Any = None

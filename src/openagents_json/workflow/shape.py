@@ -36,7 +36,7 @@ COMMON_FIELDS = (
 )  # fmt: skip
 _WORK = ("timeout", "retry", "resources")  # of steps that take time and may end otherwise the next time
 KIND_FIELDS: dict[str, tuple[str, ...]] = {
-    "component": ("component", "allow", "inputs", "isolation", "effect", *_WORK),
+    "component": ("component", "allow", "inputs", "isolation", "effect", "preemptible", *_WORK),
     "set": ("set",),
     "foreach": ("foreach", "steps", "concurrency", "on_item_error", "spread", "output", *_WORK),
     "repeat": ("repeat", "steps", "output", *_WORK),
@@ -169,6 +169,9 @@ class _Counter:
                 if RESERVED_BRANCHES.fullmatch(name):
                     message = f"The name {shown(name)} is reserved: paths of steps use it."
                     self.problems.add(member_path(f"{path}.parallel", name), message, "Choose another name.")
+        if fields.get("preemptible") is True and fields.get("effect") is not None:
+            message = "`preemptible` does not go with `effect`: an attempt that makes room for another job is repeated."
+            self.problems.add(f"{path}.preemptible", message)
         if kind == "signal" and fields.get("on_timeout") is not None and fields.get("timeout") is None:
             self.problems.add(f"{path}.on_timeout", "`on_timeout` without a `timeout` never happens.")
         if kind == "workflow" and fields.get("detached") is True:

@@ -69,6 +69,7 @@ class Attempt:
         self._timer: Any = None
         self._told_us: int | None = None  # when it was first told to stop
         self._stop_reason: str | None = None  # the first reason to stop wins
+        self._stop_by: str | None = None  # the job that asked, if one did
         self._timed_out = False
         self._preparation: asyncio.Task[None] | None = None
 
@@ -101,10 +102,11 @@ class Attempt:
         self._stop_reason = reason
         self._finish(self._stopped_or_timed_out())
 
-    def stop(self, reason: str, grace_s: float) -> None:
-        """Tell the component to stop; kill it if it has not ended after `grace_s`, or abandon it if that cannot be."""
+    def stop(self, reason: str, grace_s: float, by: str | None = None) -> None:
+        """Tell the component to stop; kill it if it has not ended after `grace_s`, or abandon it if that cannot be.
+        `by` is the job that it makes room for, if that is the reason."""
         if self._stop_reason is None and not self._timed_out:
-            self._stop_reason = reason
+            self._stop_reason, self._stop_by = reason, by
         self._tell_to_stop(reason, grace_s)
 
     def kill(self, reason: str) -> None:
@@ -201,7 +203,7 @@ class Attempt:
     def _stopped_or_timed_out(self, *, abandoned: bool = False) -> Happening:
         stop = self._how_it_stopped(abandoned=abandoned)
         if not self._timed_out:
-            return AttemptStopped(self.path, self.token, self._stop_reason or "cancelled", stop)
+            return AttemptStopped(self.path, self.token, self._stop_reason or "cancelled", stop, self._stop_by)
         message = f"The attempt ran longer than {self._timeout_s:g} s."
         info = self._info("timeout.attempt", message, None, {"timeout_s": self._timeout_s})
         return AttemptFailed(self.path, self.token, info, default_retry=self._default_retry(), stop=stop)

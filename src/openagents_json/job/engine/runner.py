@@ -11,27 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from openagents_json.clock import SECOND_US
-from openagents_json.components import Resource as Held
 from openagents_json.errors import (
     LeaseLost,
     LimitReached,
     RequestsPending,
-    StepFailure,
     StoreUnavailable,
 )
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
 from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
-from openagents_json.job.engine.link import Track
+from openagents_json.job.engine.preemption import Standing
+from openagents_json.job.engine.tracking import Tracking
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
-    Answer,
+    PREEMPTED,
     Call,
     Child,
     ChildSpec,
@@ -41,13 +39,11 @@ from openagents_json.job.machine import (
     Released,
     Requested,
     Resource,
-    ResourceTracked,
-    StepRun,
     Tick,
     decide,
     encode_snapshot,
 )
-from openagents_json.job.model import FINAL, JobStatus
+from openagents_json.job.model import FINAL, JobPriority, JobStatus
 from openagents_json.job.store.records import Claim, NewJob, Request, row_of
 from openagents_json.workflow.plan import Node
 
@@ -95,25 +91,48 @@ class Runner:
         self._wake.set()
         self._attempts: dict[str, Attempt] = {}  # by path; the ones whose end is not reported yet
         self._releases: dict[str, Attempt] = {}  # by id of their resource; the same
-        self._tracking: dict[int, Future[str]] = {}  # attempts that wait for the record of a resource, by key
+        self._tracking = Tracking(self.tell)
         self._committed = state.number  # number of the last event in the store
         self._snapshot_at = claim.last_event - len(claim.events)
         self._status = state.status  # as the store has it
         self._inbox_changed = False
         self._requests: dict[int, Request] = {}  # taken in and not drained yet, by sequence
-        self._release_reason: str | None = None
+        self._released: Released | None = None  # the job is to be given back
+        self._sort_at = claim.sort_at
+        self._rank = JobPriority(state.priority).rank  # that `_sort_at` is of
+        self._came_us = worker.clock.now_us()
         # Abandoned attempts as (path, number), to count each out of the row once, after it was counted in.
         self._counted_abandoned: set[tuple[str, int]] = set()  # their event is committed, their code still runs
         self._ended_abandoned: set[tuple[str, int]] = set()  # their code has ended, their event is not committed
         self._timer: Any = None
-        self._tracked = 0  # resources that were asked to be recorded; gives the keys
-        self._is_over = False  # nothing more is decided here
         self._take_requests(claim.requests)
 
     @property
     def has_let_go(self) -> bool:
         """Whether the lease of a job was given back that is not final."""
         return self._new is None and self._status not in FINAL and self._status != JobStatus.RUNNING
+
+    @property
+    def sort_at(self) -> int:
+        """The job's place among all: its virtual arrival time when it was taken, by the priority that it has now."""
+        ranks = JobPriority(self.state.priority).rank - self._rank
+        return self._sort_at - ranks * round(self._worker.store.aging_s * SECOND_US)
+
+    @property
+    def standing(self) -> Standing | None:
+        """How the job stands against those that wait; None if it may not make room for one: it is on its way out, or
+        about to begin."""
+        state = self.state
+        is_leaving = state.pause_requested or state.cancel is not None or state.outcome is not None
+        if self._released is not None or is_leaving or self._status != JobStatus.RUNNING:
+            return None
+        rank, here_us = JobPriority(state.priority).rank, self._worker.clock.now_us() - self._came_us
+        return Standing(rank, self.sort_at + max(here_us, 0), state.preempted)
+
+    @property
+    def made_room(self) -> bool:
+        """Whether it has let go of its job for the sake of a more urgent one."""
+        return self._released is not None and self._released.by is not None and self.has_let_go
 
     @property
     def has_unread(self) -> bool:
@@ -137,8 +156,27 @@ class Runner:
 
     def release(self, reason: str) -> None:
         """Give the job back as soon as nothing of it runs; nothing new starts."""
-        self._release_reason = reason
+        self._released = Released(reason)
         self.look_again()
+
+    def make_room_for(self, job_id: str) -> None:
+        """Give the job back for the sake of a more urgent one: at the next step boundary, or as soon as attempts that
+        may be ended in the middle have."""
+        self._released = Released(PREEMPTED, job_id)
+        for attempt in self._attempts.values():
+            if self._is_preemptible(attempt):
+                attempt.stop(PREEMPTED, self._worker.settings.cancel_grace_s, by=job_id)
+        self.look_again()
+
+    def stay(self, job_id: str) -> None:
+        """No room is needed for that job any more."""
+        if self._released is not None and self._released.by == job_id:
+            self._released = None
+            self.look_again()
+
+    def _is_preemptible(self, attempt: Attempt) -> bool:
+        run = self.state.runs.get(attempt.path)
+        return run is not None and self.state.node(run).step.preemptible
 
     def stop_attempts(self, reason: str, grace_s: float) -> None:
         for attempt in [*self._attempts.values(), *self._releases.values()]:
@@ -174,7 +212,7 @@ class Runner:
             if self._timer is not None:
                 self._timer.cancel()
             self._fail_first(LeaseLost(f"Job {self.job_id} was let go of before its first turn."))
-            self._fail_tracking()
+            self._tracking.end()
 
     def _note_first(self, decision: Decision) -> None:
         if self._first is not None:
@@ -194,8 +232,8 @@ class Runner:
             self._inbox_changed = False
             self._take_requests(await self._patiently(lambda: self._worker.store.read_requests(self.job_id)))
         happenings, self._arrived = self._arrived, []
-        if self._release_reason is not None:
-            happenings.append(Released(self._release_reason))
+        if self._released is not None:
+            happenings.append(self._released)
         return happenings
 
     def _take_requests(self, requests: list[Request]) -> None:
@@ -332,11 +370,11 @@ class Runner:
         for resource in decision.releases:
             self._release(resource)
         for answer in decision.answers:
-            self._answer(answer)
+            self._tracking.answer(answer)
 
     def _call(self, call: Call) -> None:
         attempt = make_attempt(
-            self._worker, self.state, call.run, self._ended, self._code_ended, self._tracker(call.run)
+            self._worker, self.state, call.run, self._ended, self._code_ended, self._tracking.tracker(call.run)
         )
         self._attempts[attempt.path] = attempt
         begin_attempt(self._worker, self.state, call, attempt)
@@ -354,40 +392,6 @@ class Runner:
         left_s = max((resource.deadline_us - self._worker.clock.now_us()) / SECOND_US, 0.0)
         attempt = self._releases[resource.id] = make_release(self._worker, of, left_s, report)
         begin_release(self._worker, of, attempt)
-
-    def _tracker(self, run: StepRun) -> Track:
-        """What records the resources of an attempt that is about to begin."""
-        path, token = run.path, run.token
-
-        def track(resource: Held, recorded: Future[str]) -> None:
-            if self._is_over:
-                recorded.set_exception(_not_tracked("The job is not held by this worker any more."))
-                return
-            key = self._tracked = self._tracked + 1
-            self._tracking[key] = recorded
-            inputs = dict(resource.inputs)
-            self.tell(
-                ResourceTracked(
-                    path, token, key, resource.name, resource.release, inputs, resource.until, resource.keep
-                )
-            )
-
-        return track
-
-    def _answer(self, answer: Answer) -> None:
-        recorded = self._tracking.pop(answer.key, None)
-        if recorded is None:
-            return
-        if answer.id is not None:
-            recorded.set_result(answer.id)
-        else:
-            recorded.set_exception(_not_tracked(answer.why_not))
-
-    def _fail_tracking(self) -> None:
-        self._is_over = True
-        for recorded in self._tracking.values():
-            recorded.set_exception(_not_tracked("The job is not held by this worker any more."))
-        self._tracking.clear()
 
     def _ended(self, attempt: Attempt, happening: Happening) -> None:
         """The attempt's outcome is known."""
@@ -419,7 +423,7 @@ class Runner:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.state.pause_requested or self._release_reason is not None:
+        if self.state.pause_requested or self._released is not None:
             return  # nothing starts now; the turn that ends this sets the timer
         # An attempt that is due and has found no slot stands in `startable`; the slot will wake it.
         due = self.state.next_due()
@@ -430,7 +434,3 @@ class Runner:
                 self._timer = self._worker.clock.call_later(wait_s, self.look_again)
             else:  # it became due while this turn was being committed
                 self.look_again()
-
-
-def _not_tracked(why: str) -> StepFailure:
-    return StepFailure("resource.not_tracked", why)

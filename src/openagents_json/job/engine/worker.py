@@ -38,6 +38,7 @@ from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.meter import Meter
 from openagents_json.job.engine.output import Outputs
 from openagents_json.job.engine.plans import Plans
+from openagents_json.job.engine.preemption import Preemption
 from openagents_json.job.engine.processes import ProcessPool
 from openagents_json.job.engine.queue import KnownQueue
 from openagents_json.job.engine.runner import First, Runner
@@ -123,6 +124,7 @@ class Worker:
         self.outputs = Outputs(self)
         self.meter = Meter()
         self.housekeeping = Housekeeping(self)
+        self.preemption = Preemption(self)
         self._plans = plans
         self._states = states
         self._maker = maker
@@ -192,7 +194,12 @@ class Worker:
                 self.note_store_error(error)
             self._queue.lost_count()
             self._loops = self._begin(
-                self._claim, self._wake_due, self._recover, self._try_suspect, *self.housekeeping.loops
+                self._claim,
+                self._wake_due,
+                self._recover,
+                self._try_suspect,
+                self.preemption.reconsider,
+                *self.housekeeping.loops,
             )
 
     @property
@@ -292,6 +299,11 @@ class Worker:
     def due_changed(self) -> None:
         """A job at rest has a new time to wake."""
         self._due_changed.set()
+
+    def reconsider_queue(self) -> None:
+        """If every job slot is taken, look again whether one of the jobs has to make room."""
+        if len(self.runners) >= self.settings.max_jobs:
+            self._queue.reconsider()
 
     def inbox_changed(self, job_id: str) -> None:
         if (runner := self.runners.get(job_id)) is not None:
@@ -463,10 +475,12 @@ class Worker:
         if self._suspect is not None or not self.is_lease_sure:
             return  # it runs alone, or we may be taken for dead; when that has ended the event is set again
         free = self.settings.max_jobs - len(self.runners)
-        if free <= 0:
-            return  # the next runner that ends sets the event again
+        if free <= 0:  # the next runner that ends sets the event again
+            if self._queue.take_news():
+                await self.preemption.make_room()
+            return
         try:
-            claims = await self.leases.claim(free, self._offers)
+            claims = await self.leases.claim(free, self.offers)
         except StoreError:
             self._queue.lost_count()
             raise
@@ -489,14 +503,15 @@ class Worker:
             logger.exception("job %s cannot be read and stays in the queue", claim.job_id)
             self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
             return
-        self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch)]))
+        preempted = self.preemption.claimed(claim.job_id)
+        self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch, preempted)]))
 
     def _take_over(self, plan: Plan, claim: Claim, happenings: tuple[Happening, ...], first: First) -> Runner | None:
         """A runner for a job that is held for one commit, if it may be run. It counts as running from now on."""
         if not self._has_room or claim.job_id in self.runners or claim.needs_queue:
             return None
         state = self._fold(plan, claim)
-        if state.deaths >= SUSPECT_DEATHS or not serves(self._offers, state.required):
+        if state.deaths >= SUSPECT_DEATHS or not serves(self.offers, state.required):
             return None
         return self._make_runner(claim, state, [Offered(claim.owner, claim.epoch), *happenings], first)
 
@@ -516,7 +531,7 @@ class Worker:
         in the ordinary way."""
         if state.status != JobStatus.QUEUED or new.limit is not None or not self._has_room:
             return None
-        if not self._loops or not serves(self._offers, state.required):
+        if not self._loops or not serves(self.offers, state.required):
             return None
         first: First = self.loop.create_future()
         new = replace(new, owner=self.id)
@@ -565,6 +580,7 @@ class Worker:
                 del self.runners[runner.job_id]
             if not self.runners:
                 self._empty.set()
+            self.preemption.yielded(runner)
             self._queue.room_is_free()
             if runner.has_unread:  # somebody told the runner when it had already looked for the last time
                 self.posted([runner.job_id])
@@ -616,6 +632,7 @@ class Worker:
         if self.runners:
             for job_id in await self.store.jobs_with_requests(self.id):
                 self.inbox_changed(job_id)
+        await self.preemption.look()
         self.bus.wake_readers()
         self._queue.lost_count()
         self._due_changed.set()
@@ -657,7 +674,7 @@ class Worker:
             runner.stop_attempts("lost_lease", grace_s)
 
     @property
-    def _offers(self) -> frozenset[str]:
+    def offers(self) -> frozenset[str]:
         """The names of the components that are registered now."""
         if self._known_offers[0] != len(self.components):
             self._known_offers = len(self.components), frozenset(self.components.names())
@@ -666,7 +683,7 @@ class Worker:
     async def _register(self) -> None:
         """Say that we live, and what we have."""
         self._registered = len(self.components)
-        offers = sorted(self._offers) if self._claims else []
+        offers = sorted(self.offers) if self._claims else []
         max_jobs = self.settings.max_jobs if self._claims else 0
         await self.store.register_worker(
             self.id, WorkerInfo(socket.gethostname(), os.getpid(), VERSION, offers, max_jobs)
@@ -726,7 +743,7 @@ class Worker:
         await self.clock.sleep(RECOVER_S)
         if not self.is_lease_sure:
             return
-        for claim in await self.leases.claim(1, self._offers, suspects=True):
+        for claim in await self.leases.claim(1, self.offers, suspects=True):
             self._suspect = claim
             try:
                 has_run = await self._run_alone(claim)

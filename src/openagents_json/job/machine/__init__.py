@@ -3,6 +3,7 @@
 from openagents_json.job.machine.apply import apply, fold
 from openagents_json.job.machine.decide import MAX_DEATHS, create, decide
 from openagents_json.job.machine.happenings import (
+    PREEMPTED,
     AttemptFailed,
     AttemptStopped,
     AttemptSucceeded,
@@ -51,6 +52,7 @@ __all__ = [
     "DEFAULT_CLEANUP_US",
     "FOLD_VERSION",
     "MAX_DEATHS",
+    "PREEMPTED",
     "Admit",
     "Answer",
     "AttemptFailed",

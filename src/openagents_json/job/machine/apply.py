@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from openagents_json.errors import StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.machine import resources
+from openagents_json.job.machine.happenings import PREEMPTED
 from openagents_json.job.machine.scopes import (
     begin,
     delay,
@@ -75,13 +76,22 @@ def _created(state: JobState, data: Data, event: Event) -> None:
 def _queued(state: JobState, data: Data, event: Event) -> None:
     state.status = JobStatus.QUEUED
     state.requires = data.get("requires", state.requires)
+    _count_preemption(state, data)
     state.worker = None
     state.start_at_us = None
     state.wake_us = None
 
 
+def _count_preemption(state: JobState, data: Data) -> None:
+    """A job that makes room for another counts once for all its attempts that are ended, and for its own going."""
+    if data["reason"] == PREEMPTED and data.get("by") != state.made_room_for:
+        state.preempted += 1
+        state.made_room_for = data.get("by")
+
+
 def _started(state: JobState, data: Data, event: Event) -> None:
     state.status = JobStatus.RUNNING
+    state.made_room_for = None
     state.worker = data["worker"]
     state.requires = []
     state.wake_us = None
@@ -297,6 +307,7 @@ def _attempt_cancelled(state: JobState, data: Data, event: Event) -> None:
 def _attempt_lost(state: JobState, data: Data, event: Event) -> None:
     run = _attempt_ended(state, data, event)
     run.lost += 1
+    _count_preemption(state, data)
     if state.scopes[run.scope].is_cut:
         end_run(state, run, StepStatus.CANCELLED, event)
     else:

@@ -165,7 +165,7 @@ def _take(turn: Turn, happening: Happening) -> None:
         case ReleaseEnded():
             ledger.take_ended(turn, happening)
         case Released():
-            turn.releasing = happening.reason
+            turn.releasing = happening
         case Tick():
             _take_tick(turn)
 
@@ -179,6 +179,8 @@ def _live_run(turn: Turn, path: str, token: int) -> StepRun | None:
 def _take_claim(turn: Turn, claimed: Claimed | Offered) -> None:
     state = turn.state
     data: dict[str, Any] = {"worker": claimed.worker, "epoch": claimed.epoch}
+    if isinstance(claimed, Claimed) and claimed.preempted is not None:
+        data["preempted"] = claimed.preempted
     if state.started_us is not None:
         turn.record("job.continued", data)
         return
@@ -219,6 +221,8 @@ def _take_stop(turn: Turn, run: StepRun, stopped: AttemptStopped) -> None:
         _doubt(turn, run, error_info("in_doubt", message, run), stopped.stop)
         return
     data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "reason": stopped.reason} | stopped.stop.as_data
+    if stopped.by is not None and not is_wanted:
+        data["by"] = stopped.by
     turn.record("attempt.cancelled" if is_wanted else "attempt.lost", data)
 
 

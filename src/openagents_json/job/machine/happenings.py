@@ -8,6 +8,8 @@ from typing import Any, Literal
 from openagents_json.job.model import ErrorInfo
 from openagents_json.workflow.model import Retry
 
+PREEMPTED = "preempted"  # the reason why a job, or an attempt of it, makes room for another job
+
 Verb = Literal[
     "start", "pause", "resume", "cancel", "set_priority", "signal", "resolve_step",
     "child_ended", "child_paused", "child_resumed",
@@ -16,10 +18,11 @@ Verb = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A worker has taken the job from the queue and runs it from now on."""
+    """A worker has taken the job from the queue and runs it from now on. `preempted` is the job that made room."""
 
     worker: str
     epoch: int
+    preempted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,11 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker wants to give the job back (it stops); effective when nothing of the job runs."""
+    """The worker wants to give the job back; effective when nothing of the job runs. `by` is the job that it is to make
+    room for, if that is the reason (`PREEMPTED`)."""
 
     reason: str
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +111,15 @@ class AttemptFailed:
 class AttemptStopped:
     """The attempt was told to stop and its code is dead (or abandoned).
 
-    `reason` is cancelled, force_cancelled, sibling_failed, shutdown or lost_lease.
+    `reason` is cancelled, force_cancelled, sibling_failed, shutdown, lost_lease or preempted; of the last, `by` is the
+    job that it makes room for.
     """
 
     path: str
     token: int
     reason: str
     stop: Stop = NOT_TOLD
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openagents_json.job.machine import family, ledger
+from openagents_json.job.machine.happenings import Released
 from openagents_json.job.machine.turn import Turn
 from openagents_json.job.model import JobStatus
 
@@ -17,17 +18,34 @@ def conclude(turn: Turn) -> None:
     if not turn.is_held:
         _conclude_at_rest(turn)
     elif state.cancel is not None and turn.releasing is not None:
-        turn.record("job.queued", {"reason": turn.releasing})
+        _give_back(turn, turn.releasing)
     elif state.pause_requested:
         family.pause_if_children_are(turn)
     elif turn.releasing is not None:
-        turn.record("job.queued", {"reason": turn.releasing})
+        _give_back(turn, turn.releasing)
     elif _can_go_on_elsewhere(turn):
         turn.record("job.queued", {"reason": "elsewhere", "requires": sorted(turn.elsewhere)[:MAX_REQUIRED]})
-    elif not (state.startable or state.agenda or state.closing or ledger.is_pending(turn)):
+    elif not _has_work(turn):
         due = state.next_due()
         if due is None or due[0] - turn.now_us > turn.terms.linger_us:
             turn.record("job.waiting", {"until_us": None if due is None else due[0]})
+
+
+def _give_back(turn: Turn, released: Released) -> None:
+    """The job goes back into the queue; one that is only to make room, and would wait anyway, waits."""
+    due = turn.state.next_due()
+    if released.by is None:
+        turn.record("job.queued", {"reason": released.reason})
+    elif _has_work(turn) or (due is not None and due[0] <= turn.now_us):
+        turn.record("job.queued", {"reason": released.reason, "by": released.by})
+    else:
+        turn.record("job.waiting", {"until_us": None if due is None else due[0]})
+
+
+def _has_work(turn: Turn) -> bool:
+    """Whether there is something to do now."""
+    state = turn.state
+    return bool(state.startable or state.agenda or state.closing) or ledger.is_pending(turn)
 
 
 def _can_go_on_elsewhere(turn: Turn) -> bool:

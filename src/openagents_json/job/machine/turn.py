@@ -10,7 +10,7 @@ from openagents_json.clock import SECOND_US
 from openagents_json.errors import ExpressionError, JobError
 from openagents_json.job.events import Event
 from openagents_json.job.machine.apply import apply
-from openagents_json.job.machine.happenings import Offered, Requested
+from openagents_json.job.machine.happenings import Offered, Released, Requested
 from openagents_json.job.machine.names import ScopeNames
 from openagents_json.job.machine.state import FINALLY, JobState, Resource, StepRun
 from openagents_json.job.model import ErrorInfo, JobStatus
@@ -131,7 +131,7 @@ class Turn:
         self.state = state
         self.now_us = now_us
         self.terms = terms
-        self.releasing: str | None = None  # why the worker wants to give the job back
+        self.releasing: Released | None = None  # the worker wants to give the job back
         self.offer: Offered | None = None  # a worker that runs the job at once if it wants one
         self.elsewhere: set[str] = set()  # components of steps that are ready, and that the worker does not have
         self.told: set[str] = set()  # children to which the turn passes a cancel on

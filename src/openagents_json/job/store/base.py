@@ -34,6 +34,7 @@ from openagents_json.job.store.records import (
     StoredJob,
     StoredLeak,
     StoredWorker,
+    Waiting,
     WorkerInfo,
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
@@ -143,6 +144,15 @@ class JobStore(ABC):
 
         Jobs under which `rules.SUSPECT_DEATHS` workers have died are taken with `suspects` only, and then no others:
         whoever runs one runs it alone (guarantee G6)."""
+
+    @abstractmethod
+    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+        """The job that `claim` would take first; None when there is none."""
+
+    @abstractmethod
+    async def make_room(self, job_id: str, worker: str) -> bool:
+        """The worker lets one of its jobs make room for this one, which waits in the queue. False when it does not wait
+        any more, or another living worker makes room for it already: one does, in each of its stays in the queue."""
 
     @abstractmethod
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:

@@ -33,6 +33,7 @@ from openagents_json.job.store.records import (
     StoredJob,
     StoredLeak,
     StoredWorker,
+    Waiting,
     WorkerInfo,
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
@@ -120,6 +121,13 @@ class FileJobStore(FileKeeper):
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         return await self._write(lambda memory: memory.claim(worker, limit, offers, suspects=suspects))
+
+    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+        return await self._read(lambda memory: memory.first_waiting(offers))
+
+    async def make_room(self, job_id: str, worker: str) -> bool:
+        """Only as long as this process lives, and so does the worker."""
+        return await self._write(lambda memory: memory.make_room(job_id, worker))
 
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         return await self._write(lambda memory: memory.hold(job_id, worker, request))

@@ -55,6 +55,7 @@ from openagents_json.job.store.records import (
     StoredJob,
     StoredLeak,
     StoredWorker,
+    Waiting,
     WorkerInfo,
     first_claim,
     summary_of,
@@ -297,12 +298,10 @@ class MemoryJobStore(JobStore):
         claims: list[Claim] = []
         left: list[tuple[list[tuple[int, int, str]], tuple[int, int, str]]] = []
         while len(claims) < limit and (queue := min(filter(None, queues), key=lambda one: one[0], default=None)):
-            sort_at, _, job_id = entry = heapq.heappop(queue)
-            job = self._jobs.get(job_id)
-            if job is None or job.row.status != JobStatus.QUEUED or job.owner is not None or job.sort_at != sort_at:
+            entry = heapq.heappop(queue)
+            if not self._stands(entry, queue):
                 continue
-            if self._queue_of(job) is not queue or job.is_blocked:
-                continue  # it has another place by now
+            job = self._jobs[entry[2]]
             if suspects and not serves(offers, job.row.requires):
                 left.append((queue, entry))
             else:
@@ -311,6 +310,25 @@ class MemoryJobStore(JobStore):
             heapq.heappush(queue, entry)
         self._count(len(claims))
         return claims
+
+    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+        first: MemoryJob | None = None
+        for required, queue in self._queues.items():
+            if required is None or not serves(offers, required):
+                continue
+            while queue and not self._stands(queue[0], queue):
+                heapq.heappop(queue)
+            if queue:
+                job = self._jobs[queue[0][2]]
+                if first is None or (job.sort_at, job.handle) < (first.sort_at, first.handle):
+                    first = job
+        if first is None:
+            return None
+        return Waiting(first.id, first.row.rank, first.sort_at, self._workers.rooms.get(first.id))
+
+    async def make_room(self, job_id: str, worker: str) -> bool:
+        job = self._jobs.get(job_id)
+        return job is not None and job.waits and self._workers.make_room(job_id, worker)
 
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         if (job := self._jobs.get(job_id)) is None:
@@ -605,6 +623,13 @@ class MemoryJobStore(JobStore):
             return job.sort_at
         return virtual_arrival_us(self.clock.now_us(), job.queued_total_us, job.row.rank, self.aging_s)
 
+    def _stands(self, entry: tuple[int, int, str], queue: list[tuple[int, int, str]]) -> bool:
+        """Whether the job of an entry still has its place in that queue."""
+        job = self._jobs.get(entry[2])
+        if job is None or not job.waits or job.is_blocked:
+            return False
+        return job.sort_at == entry[0] and self._queue_of(job) is queue
+
     def _history(self, job: MemoryJob) -> tuple[bytes | None, list[Event]]:
         if job.snapshot is None:
             return None, list(job.events)
@@ -728,6 +753,7 @@ class MemoryJobStore(JobStore):
     def _forget(self, job: MemoryJob) -> None:
         """A job is deleted."""
         del self._jobs[job.id]
+        self._workers.rooms.pop(job.id, None)
         self._children.pop(job.id, None)
         self._output.forget(job.id)
         if len(self._ended) > 2 * len(self._jobs) + STALE:
@@ -754,6 +780,7 @@ class MemoryJobStore(JobStore):
                 self._enqueue(job)
         elif before == JobStatus.QUEUED and job.queued_us is not None:
             job.queued_total_us += now - job.queued_us
+            self._workers.rooms.pop(job.id, None)
         elif row.status == JobStatus.RUNNING and before != JobStatus.RUNNING:
             job.queued_us = now  # taken over at once, with no wait in the queue
         if row.due_us is not None:

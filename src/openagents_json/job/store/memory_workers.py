@@ -28,6 +28,7 @@ class MemoryWorkers:
         self._lease_us = round(lease_s * SECOND_US)
         self._lock = threading.Lock()  # a beat must not bring back a worker that has just gone
         self._workers: dict[str, _Known] = {}
+        self.rooms: dict[str, str] = {}  # job in the queue → the worker that makes room for it
 
     def register(self, worker: str, info: WorkerInfo) -> None:
         """It begins to live, or says something else of itself."""
@@ -43,6 +44,14 @@ class MemoryWorkers:
                 known.heartbeat_us = self._clock.now_us()
                 known.lease_until_us = self._clock.steady_us() + self._lease_us
             return known is not None
+
+    def make_room(self, job_id: str, worker: str) -> bool:
+        """It makes room for a job in the queue, if no other that lives does."""
+        other = self.rooms.get(job_id, worker)
+        if other != worker and self.is_alive(other):
+            return False
+        self.rooms[job_id] = worker
+        return True
 
     def forget(self, worker: str) -> None:
         """It is gone. Harmless when it is not there."""

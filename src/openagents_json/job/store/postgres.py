@@ -22,7 +22,7 @@ from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
-from openagents_json.job.store.postgres_driver import Connection, load
+from openagents_json.job.store.postgres_driver import Connection, load, readable
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
 from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, list_leaks, note_leak
 from openagents_json.job.store.postgres_limits import Concern, concerns_of_new, read_limit
@@ -51,6 +51,7 @@ from openagents_json.job.store.records import (
     StoredJob,
     StoredLeak,
     StoredWorker,
+    Waiting,
     WorkerInfo,
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
@@ -280,6 +281,14 @@ class PostgresJobStore(JobStore):
             return self._tables.lease_all(connection, "claim", lambda row: (row["sort_at"], row["key"]), *values)
 
         return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+        values = (None if offers is None else list(offers), MAX_REQUIREMENTS)
+        row = await self._read(lambda connection: connection.row(SQL["first_waiting"], *values))
+        return None if row is None else Waiting(row["id"], row["rank"], row["sort_at"], readable(row["room_by"]))
+
+    async def make_room(self, job_id: str, worker: str) -> bool:
+        return await self._change("room_make", worker, job_id, self._tables.now_us, jobs=(job_id,)) > 0
 
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         call = lambda connection: self._tables.hold(connection, job_id, worker, request)  # noqa: E731

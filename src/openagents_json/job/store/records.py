@@ -103,6 +103,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job in the queue that nobody holds. `room_by` is the worker that makes room for it, if one does."""
+
+    job_id: str
+    rank: int
+    sort_at: int
+    room_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """The next events of a job whose lease the caller has.
 

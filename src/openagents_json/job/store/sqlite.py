@@ -39,6 +39,7 @@ from openagents_json.job.store.records import (
     StoredJob,
     StoredLeak,
     StoredWorker,
+    Waiting,
     WorkerInfo,
     first_claim,
 )
@@ -48,6 +49,7 @@ from openagents_json.job.store.sqlite_leaks import count_leaks, drop_leak, list_
 from openagents_json.job.store.sqlite_limits import read_limit
 from openagents_json.job.store.sqlite_moving import read_family, restore
 from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, read_output
+from openagents_json.job.store.sqlite_queue import first_waiting
 from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_tables import SqliteTables
@@ -388,6 +390,18 @@ class SqliteJobStore(JobStore):
             return self._tables.lease_all(connection, keys, None, worker)
 
         return await self._write("call", call)  # type: ignore[no-any-return]
+
+    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+        return await self._read(lambda connection: first_waiting(connection, offers))
+
+    async def make_room(self, job_id: str, worker: str) -> bool:
+        def call(connection: sqlite3.Connection) -> bool:
+            found = connection.execute(SQL["room_of"], (job_id,)).fetchone()
+            if found is None or (found[0] not in (None, worker) and self._workers.is_alive(connection, found[0])):
+                return False
+            return self._tables.execute(connection, "room_make", (worker, job_id)) > 0
+
+        return bool(await self._write("call", call))
 
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         return await self._write("hold", (job_id, worker, request))  # type: ignore[no-any-return]

@@ -15,18 +15,17 @@ from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
 from openagents_json.job.store.limits import Entry, Limit
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, Commit, Held, NewJob, Request
-from openagents_json.job.store.rows import history_rows, required_by, requirement
-from openagents_json.job.store.rules import is_written, same_body, serves
+from openagents_json.job.store.rows import history_rows, requirement
+from openagents_json.job.store.rules import is_written, same_body
 from openagents_json.job.store.sqlite_batches import jobs_to_hold, leased_jobs, write_rows
 from openagents_json.job.store.sqlite_leaks import add_leaks
 from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values
+from openagents_json.job.store.sqlite_queue import first_in_queue
 from openagents_json.job.store.sqlite_rows import SQL, commit_values, events_after, history_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS
 from openagents_json.job.store.sqlite_writer import Operation
 from openagents_json.job.store.waiters import Outcome
 from openagents_json.jsondata import encode
-
-MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
 
 class SqliteTables:
@@ -362,13 +361,7 @@ class SqliteTables:
         self, connection: sqlite3.Connection, limit: int, offers: Collection[str] | None, suspects: bool
     ) -> list[tuple[int]]:
         """The keys of the jobs that a worker with these components is to run next."""
-        values = {"suspects": suspects, "limit": MAX_REQUIREMENTS}
-        found: list[tuple[int, int]] = []
-        for (requires,) in connection.execute(SQL["requirements"], values).fetchall():
-            if serves(offers, required_by(requires)):
-                values = {"suspects": suspects, "requires": requires, "limit": limit}
-                found += connection.execute(SQL["claimable"], values).fetchall()
-        return [(key,) for _, key in sorted(found)[:limit]]
+        return [(key,) for _, key in first_in_queue(connection, limit, offers, suspects)]
 
     def lease_all(
         self, connection: sqlite3.Connection, keys: Iterable[tuple[int]], expected: str | None, worker: str

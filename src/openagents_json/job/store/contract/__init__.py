@@ -29,11 +29,13 @@ from openagents_json.job.store.contract.listing import ListingContract
 from openagents_json.job.store.contract.moving import MovingContract
 from openagents_json.job.store.contract.output import OutputContract
 from openagents_json.job.store.contract.overflow import OverflowContract
+from openagents_json.job.store.contract.room import RoomContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
 from openagents_json.job.store.contract.workers import WorkerContract
 
 __all__ = [
     "AcceptingContract",
+    "AgingContract",
     "CommitContract",
     "FamilyContract",
     "HeldContract",
@@ -45,6 +47,7 @@ __all__ = [
     "MovingContract",
     "OutputContract",
     "OverflowContract",
+    "RoomContract",
     "StoreContract",
     "UpkeepContract",
     "WorkerContract",
@@ -66,6 +69,7 @@ class StoreContract(
     MovingContract,
     OutputContract,
     OverflowContract,
+    RoomContract,
     UpkeepContract,
 ):
     """All of it. The subclass provides the fixture `store`; `clock` is here."""

@@ -148,6 +148,7 @@ moved AS (
         OR (jobs.status = 'QUEUED' AND to_be.status = 'QUEUED')
         OR (jobs.limit_hold = 'job' AND to_be.started_us IS NOT NULL))
       ELSE jobs.slot END,
+    room_by = CASE WHEN jobs.status = 'QUEUED' AND to_be.status = 'QUEUED' THEN jobs.room_by END,
     status = to_be.status, started_us = to_be.started_us, completed_us = to_be.completed_us,
     due_us = CASE WHEN to_be.status = 'RUNNING' THEN NULL ELSE to_be.due_us END,
     owner = CASE WHEN to_be.status = 'RUNNING' THEN jobs.owner END, requires = to_be.requires, deaths = to_be.deaths
@@ -258,6 +259,34 @@ found AS MATERIALIZED (
 next AS (SELECT key FROM found ORDER BY sort_at, key LIMIT $2)
 UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
 RETURNING jobs.key, NULL::text AS previous;
+
+-- name: first_waiting
+-- The job that a claim would take first; as there, but nothing is locked.
+WITH RECURSIVE sets (requires) AS (
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+   ORDER BY requires LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
+          AND NOT (deaths >= 2) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+  FROM sets WHERE sets.requires IS NOT NULL
+),
+served AS MATERIALIZED (
+  SELECT requires FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $2) AS seen
+  WHERE requires = '' OR $1::text[] IS NULL OR requires::jsonb ?| $1::text[]
+)
+SELECT one.id, one.rank, one.sort_at, one.room_by FROM served, LATERAL (
+  SELECT key, id, rank, sort_at, room_by FROM jobs
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+    AND jobs.requires = served.requires
+  ORDER BY sort_at, key LIMIT 1) AS one
+ORDER BY one.sort_at, one.key LIMIT 1;
+
+-- name: room_make
+-- A worker makes room for a job in the queue, if no other that lives does.
+UPDATE jobs SET room_by = $1
+WHERE id = $2 AND status = 'QUEUED' AND owner IS NULL AND (room_by IS NULL OR room_by = $1 OR NOT EXISTS (
+  SELECT 1 FROM workers WHERE workers.id = room_by AND NOT has_left AND lease_until_us > (SELECT store_now($3))))
+RETURNING key;
 
 -- name: lease_due
 -- Jobs that nobody holds and whose timer is due.

@@ -80,6 +80,18 @@ SELECT sort_at, key FROM jobs
 WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND (deaths >= 2) = :suspects AND requires = :requires
 ORDER BY sort_at, key LIMIT :limit;
 
+-- name: waiting
+-- What a job in the queue says of itself there.
+SELECT id, rank, sort_at, room_by FROM jobs WHERE key = ?;
+
+-- name: room_of
+-- Which worker makes room for a job that waits in the queue.
+SELECT room_by FROM jobs WHERE id = ? AND status = 'QUEUED' AND owner IS NULL;
+
+-- name: room_make
+-- This one does.
+UPDATE jobs SET room_by = ? WHERE id = ? AND status = 'QUEUED' AND owner IS NULL;
+
 -- name: due
 -- Jobs that nobody holds and whose timer is due.
 SELECT key FROM jobs WHERE due_us IS NOT NULL AND due_us <= ? AND owner IS NULL ORDER BY due_us LIMIT ?;
@@ -167,7 +179,8 @@ UPDATE jobs SET last_event = column5, rank = column6, progress = column7, curren
                 slot = CASE WHEN column18 IS NOT NULL THEN min(slot, 0)
                   WHEN status = 'QUEUED' AND column17 = 'QUEUED' THEN slot
                   WHEN limit_hold = 'running' OR column15 IS NULL THEN min(slot, 0) ELSE slot END,
-                status = column17, started_us = column15, completed_us = column18, due_us = column19, owner = NULL
+                status = column17, started_us = column15, completed_us = column18, due_us = column19, owner = NULL,
+                room_by = CASE WHEN status = 'QUEUED' AND column17 = 'QUEUED' THEN room_by END
 FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column14
   AND (column18 IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = jobs.key AND drained = 0));

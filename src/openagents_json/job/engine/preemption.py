@@ -1,0 +1,101 @@
+"""Making room: where every job slot of a worker is taken, one of its jobs yields to a more urgent one in the queue.
+
+Who yields is a pure rule (`who_yields`). It goes back into the queue at its next step boundary, or at once where all
+that it runs is `preemptible`; nothing that is recorded is done again. Only the first in the queue is made room for, so
+that the slot which comes free is taken in the order of the queue, as always: nobody has to keep it for that job.
+
+Why nothing swings to and fro: a job yields to one of a higher rank only, and so never takes back the slot that it gave;
+for each stay of a job in the queue one job yields, in all workers together (`JobStore.make_room`); and each yields at
+most `max_preemptions` times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from openagents_json.job.model import JobStatus
+from openagents_json.job.store.records import Waiting
+
+if TYPE_CHECKING:
+    from openagents_json.job.engine.runner import Runner
+    from openagents_json.job.engine.worker import Worker
+
+RECONSIDER_S = 1.0  # how often it is looked again: who runs would stand further back in the queue as time goes by
+
+T = TypeVar("T")
+
+
+class Standing(NamedTuple):
+    """How a running job stands against those that wait."""
+
+    rank: int
+    sort_at: int  # its virtual arrival time if it went back into the queue now
+    preempted: int  # how often it has made room before
+
+
+def may_yield(running: Standing, waiting: Waiting, max_preemptions: int) -> bool:
+    """Whether the waiting job is more urgent by its rank and by its place, and the running one has not yielded too
+    often."""
+    is_urgent = running.rank < waiting.rank and waiting.sort_at < running.sort_at
+    return is_urgent and running.preempted < max_preemptions
+
+
+def who_yields(running: Iterable[tuple[T, Standing]], waiting: Waiting, max_preemptions: int) -> T | None:
+    """The lowest of the jobs that may yield, and of those of one rank the last in the order of the queue."""
+    able = [(one, standing) for one, standing in running if may_yield(standing, waiting, max_preemptions)]
+    return min(able, key=lambda one: (one[1].rank, -one[1].sort_at))[0] if able else None
+
+
+class Preemption:
+    """Of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._asked: dict[str, Runner] = {}  # job in the queue → who is to make room for it, and has not yet
+        self._made: dict[str, str] = {}  # job in the queue → id of the one that has; as many as there are job slots
+
+    async def make_room(self) -> None:
+        """Every job slot is taken: let a job yield to the first in the queue, if it may."""
+        worker = self._worker
+        if not worker.settings.max_preemptions or not any(runner.standing for runner in worker.runners.values()):
+            return
+        waiting = await worker.store.first_waiting(worker.offers)
+        if waiting is None or waiting.room_by == worker.id:
+            return
+        running = ((runner, runner.standing) for runner in worker.runners.values())
+        able = ((runner, standing) for runner, standing in running if standing is not None)
+        runner = who_yields(able, waiting, worker.settings.max_preemptions)
+        if runner is not None and await worker.store.make_room(waiting.job_id, worker.id) and runner.standing:
+            self._asked[waiting.job_id] = runner
+            runner.make_room_for(waiting.job_id)
+
+    def yielded(self, runner: Runner) -> None:
+        """A runner has let go of its job, or come to its end."""
+        for job_id in [job_id for job_id, asked in self._asked.items() if asked is runner]:
+            del self._asked[job_id]
+            if runner.made_room:
+                self._made[job_id] = runner.job_id
+        while len(self._made) > self._worker.settings.max_jobs:  # others have taken those that wait
+            del self._made[next(iter(self._made))]
+
+    def claimed(self, job_id: str) -> str | None:
+        """The worker has taken a job from the queue: the job that made room for it. Nobody has to any more."""
+        self._withdraw(job_id)
+        return self._made.pop(job_id, None)
+
+    async def look(self) -> None:
+        """Others have written: perhaps they have taken what we make room for."""
+        for job_id in list(self._asked):
+            summary = await self._worker.store.read_summary(job_id)
+            if summary is None or summary.status != JobStatus.QUEUED:
+                self._withdraw(job_id)
+
+    def _withdraw(self, job_id: str) -> None:
+        if (runner := self._asked.pop(job_id, None)) is not None:
+            runner.stay(job_id)
+
+    async def reconsider(self) -> None:
+        """A loop of the worker."""
+        await self._worker.clock.sleep(RECONSIDER_S)
+        self._worker.reconsider_queue()

@@ -1,0 +1,89 @@
+"""Who is the first in the queue, and which worker makes room for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from openagents_json.job.machine import Released
+from openagents_json.job.model import JobPriority
+from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.contract.jobs import CALLS, ELSEWHERE, Holder, accept, new_job, request, settle
+from openagents_json.testing import FakeClock
+
+
+class RoomContract:
+    """Part of the suite: `openagents_json.job.store.contract`."""
+
+    async def test_first_of_an_empty_queue_is_none(self, store: JobStore, clock: FakeClock) -> None:
+        assert await store.first_waiting() is None
+        await store.create(new_job(clock, start=False))
+        assert await store.first_waiting() is None
+
+    async def test_first_is_the_one_that_a_claim_takes(self, store: JobStore, clock: FakeClock) -> None:
+        low = await store.create(new_job(clock, priority=JobPriority.LOW))
+        clock.advance(60)
+        high = await store.create(new_job(clock, priority=JobPriority.HIGH))
+        first = await store.first_waiting()
+        assert first is not None and (first.job_id, first.rank, first.room_by) == (high, 2, None)
+        [claim] = await store.claim("w1", 1)
+        assert (claim.job_id, claim.sort_at) == (high, first.sort_at)
+        second = await store.first_waiting()
+        assert second is not None and second.job_id == low
+
+    async def test_first_is_one_that_the_worker_can_serve(self, store: JobStore, clock: FakeClock) -> None:
+        urgent = await store.create(new_job(clock, ELSEWHERE, priority=JobPriority.CRITICAL))
+        plain = await store.create(new_job(clock, CALLS))
+        first = await store.first_waiting(("tool.first", "tool.second"))
+        assert first is not None and first.job_id == plain
+        any_worker = await store.first_waiting(None)
+        assert any_worker is not None and any_worker.job_id == urgent
+
+    @pytest.mark.guarantee("G8")
+    async def test_one_worker_makes_room_for_a_job(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        await store.register_worker("w2")
+        job_id = await accept(store, clock)
+        assert await store.make_room(job_id, "w1")
+        assert await store.make_room(job_id, "w1")
+        assert not await store.make_room(job_id, "w2")
+        first = await store.first_waiting()
+        assert first is not None and first.room_by == "w1"
+
+    async def test_worker_that_is_dead_makes_no_room(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        job_id = await accept(store, clock)
+        assert await store.make_room(job_id, "w1")
+        clock.advance(store.lease_s + 1)
+        await store.register_worker("w2")
+        await store.unregister_worker("w1")
+        assert await store.make_room(job_id, "w2")
+
+    async def test_no_room_is_made_for_a_job_that_does_not_wait(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        created = await accept(store, clock, start=False)
+        assert not await store.make_room(created, "w1")
+        queued = await accept(store, clock)
+        await store.claim("w2", 1)
+        assert not await store.make_room(queued, "w1")
+        assert not await store.make_room("no-such-job", "w1")
+
+    async def test_room_is_made_anew_in_each_stay_in_the_queue(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        await store.register_worker("w2")
+        job_id = await accept(store, clock)
+        await store.make_room(job_id, "w1")
+        [claim] = await store.claim("w1", 1)
+        holder = Holder(clock, claim)
+        await holder.commit(store, holder.started())
+        await holder.commit(store, holder.succeeded("first"), Released("preempted", "another-job"))
+        first = await store.first_waiting()
+        assert first is not None and (first.job_id, first.room_by) == (job_id, None)
+        assert await store.make_room(job_id, "w2")
+
+    async def test_room_stays_made_when_only_the_priority_changes(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        await store.register_worker("w2")
+        job_id = await accept(store, clock)
+        await store.make_room(job_id, "w1")
+        await settle(store, clock, job_id, request("set_priority", "more", priority="HIGH"), "w2")
+        assert not await store.make_room(job_id, "w2")

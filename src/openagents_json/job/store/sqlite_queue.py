@@ -1,0 +1,33 @@
+"""The queue of the SQLite store, in its order: who is first."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+
+from openagents_json.job.store.records import Waiting
+from openagents_json.job.store.rows import required_by
+from openagents_json.job.store.rules import serves
+from openagents_json.job.store.sqlite_rows import SQL
+
+MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
+
+
+def first_waiting(connection: sqlite3.Connection, offers: Collection[str] | None) -> Waiting | None:
+    """As the verb of the store says."""
+    for _, key in first_in_queue(connection, 1, offers, False):
+        return Waiting(*connection.execute(SQL["waiting"], (key,)).fetchone())
+    return None
+
+
+def first_in_queue(
+    connection: sqlite3.Connection, limit: int, offers: Collection[str] | None, suspects: bool
+) -> list[tuple[int, int]]:
+    """The first jobs in the queue for a worker with these components, as (virtual arrival time, key)."""
+    values = {"suspects": suspects, "limit": MAX_REQUIREMENTS}
+    found: list[tuple[int, int]] = []
+    for (requires,) in connection.execute(SQL["requirements"], values).fetchall():
+        if serves(offers, required_by(requires)):
+            values = {"suspects": suspects, "requires": requires, "limit": limit}
+            found += connection.execute(SQL["claimable"], values).fetchall()
+    return sorted(found)[:limit]
