@@ -36,6 +36,23 @@ async def test_job_that_waits_for_its_turn_says_for_whom(shell: Shell) -> None:
     assert document["waiting_for"] == [{"kind": "limit", "key": "acme", "limit": 1, "held_by": [first]}]
 
 
+async def test_explanation_names_the_holder_and_what_would_help(shell: Shell) -> None:
+    first, second = await queued(shell, definition(), start=2)
+    told = shell.run("jobs", "explain", second)
+    assert told.code == 0
+    assert f"flow/{second[-8:]} is QUEUED" in told.out and f"     openagents jobs cancel {first}" in told.out
+    assert (
+        f"  1. Its workflow lets one job with the key 'acme' be on at a time (`concurrency`), and on are: {first[-8:]}."
+        in (told.out.splitlines())
+    )
+    document = shell.run("jobs", "explain", first, "--json").document
+    assert [one["kind"] for one in document["blockers"]] == ["worker"]
+    assert document["score"]["ahead"] == 0 and document["estimate"]["basis"] == "no living worker can run it"
+    assert shell.run("jobs", "cancel", first).code == 0
+    assert "  1. No worker" in shell.run("jobs", "explain", second).out
+    assert_refused(shell.run("jobs", "explain", "nothing"), 4, "nothing")
+
+
 async def test_jobs_follow_each_other_when_a_worker_comes(shell: Shell) -> None:
     ids = await queued(shell, definition(), start=3)
     assert shell.run("jobs", "priority", ids[2], "critical").code == 0

@@ -60,6 +60,14 @@ def show(context: typer.Context, job: JobId, store: Store = None, as_json: Json 
     return show_job(job, store, output_of(context, as_json))
 
 
+@app.command("explain", epilog=epilog())
+def explain(context: typer.Context, job: JobId, store: Store = None, as_json: Json = False) -> int:
+    """Say why a job is not running, when it will, and why it began when it did."""
+    from openagents_json.cli.explaining import explain_job
+
+    return explain_job(job, store, output_of(context, as_json))
+
+
 @app.command("results", epilog=epilog())
 def results(context: typer.Context, job: JobId, store: Store = None, as_json: Json = False) -> int:
     """Print the outputs of a completed job as JSON."""

@@ -53,10 +53,10 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "reason requires? by?",
     ),
     "job.started": (
-        "a worker takes it for the first time; preempted: the job that made room for it",
-        "worker epoch deadline_us? preempted?",
+        "a worker takes it for the first time; sort_at: its virtual arrival; preempted: the job that made room for it",
+        "worker epoch sort_at? deadline_us? preempted?",
     ),
-    "job.continued": ("a worker takes it again", "worker epoch preempted?"),
+    "job.continued": ("a worker takes it again", "worker epoch sort_at? preempted?"),
     "job.pause_requested": ("somebody asked for a pause", "by reason parent_pause?"),
     "job.pause_withdrawn": ("resume came before the pause was effective", "by reason"),
     "job.paused": ("nothing of it runs any more, and nothing of its children", ""),

@@ -55,6 +55,7 @@ from openagents_json.job.engine import (
     release_leak,
 )
 from openagents_json.job.events import Event
+from openagents_json.job.explaining import Explanation, explain_job
 from openagents_json.job.health import health_of
 from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, WorkerSummary
@@ -525,6 +526,11 @@ class JobManager:
         limit = await self.store.read_limit(job_id) if status == JobStatus.QUEUED else None
         summary, requests, state = await self._reader.read(job_id)
         return status_of(state, summary, requests, retries, workers, limit)
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why the job is not running: every blocker in order, with the command that would unblock it, its place in the
+        queue with its parts, when it will begin and on what that rests; and why it began when it did."""
+        return await explain_job(self.store, self.clock, self.get_job_status, job_id)
 
     async def get_job_results(self, job_id: str) -> dict[str, Any]:
         """The outputs of a COMPLETED job; `ResultsNotReady` says why there are none."""

@@ -130,7 +130,7 @@ def _waiting_for(
     waits: list[dict[str, Any]] = []
     if state.status == JobStatus.PAUSED:
         who = state.pause or {"by": None, "reason": None}
-        waits.append({"kind": "resume", "by": who["by"], "reason": who["reason"]})
+        waits.append({"kind": "resume", "by": who["by"], "reason": who["reason"], "since": _moment(who.get("at_us"))})
     if state.status == JobStatus.CREATED:
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
     if state.status == JobStatus.QUEUED:
@@ -143,7 +143,8 @@ def _waiting_for(
     for name, paths in state.awaiting.items():
         for path in paths:
             until = _moment(state.deadlines.get(path))
-            waits.append({"kind": "signal", "signal": name, "step": path, "until": until})
+            since = _moment(state.runs[path].started_us)
+            waits.append({"kind": "signal", "signal": name, "step": path, "since": since, "until": until})
     waits += _children(state)
     waits += [
         {"kind": "release", "step": one.path, "resource": one.name, "at": _moment(one.next_us)}

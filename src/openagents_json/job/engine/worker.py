@@ -504,7 +504,7 @@ class Worker:
             self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
             return
         preempted = self.preemption.claimed(claim.job_id)
-        self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch, preempted)]))
+        self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch, claim.sort_at, preempted)]))
 
     def _take_over(self, plan: Plan, claim: Claim, happenings: tuple[Happening, ...], first: First) -> Runner | None:
         """A runner for a job that is held for one commit, if it may be run. It counts as running from now on."""
@@ -513,7 +513,7 @@ class Worker:
         state = self._fold(plan, claim)
         if state.deaths >= SUSPECT_DEATHS or not serves(self.offers, state.required):
             return None
-        return self._make_runner(claim, state, [Offered(claim.owner, claim.epoch), *happenings], first)
+        return self._make_runner(claim, state, [Offered(claim.owner, claim.epoch, claim.sort_at), *happenings], first)
 
     @property
     def _has_room(self) -> bool:
@@ -536,7 +536,7 @@ class Worker:
         first: First = self.loop.create_future()
         new = replace(new, owner=self.id)
         claim = first_claim(new, 0, self.store.aging_s)
-        self._start(self._make_runner(claim, state, [Claimed(self.id, FIRST_EPOCH)], first, new))
+        self._start(self._make_runner(claim, state, [Claimed(self.id, FIRST_EPOCH, claim.sort_at)], first, new))
         return first
 
     def _fold(self, plan: Plan, claim: Claim) -> JobState:

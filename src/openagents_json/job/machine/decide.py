@@ -179,6 +179,8 @@ def _live_run(turn: Turn, path: str, token: int) -> StepRun | None:
 def _take_claim(turn: Turn, claimed: Claimed | Offered) -> None:
     state = turn.state
     data: dict[str, Any] = {"worker": claimed.worker, "epoch": claimed.epoch}
+    if claimed.sort_at is not None:
+        data["sort_at"] = claimed.sort_at
     if isinstance(claimed, Claimed) and claimed.preempted is not None:
         data["preempted"] = claimed.preempted
     if state.started_us is not None:

@@ -18,19 +18,23 @@ Verb = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A worker has taken the job from the queue and runs it from now on. `preempted` is the job that made room."""
+    """A worker has taken the job from the queue and runs it from now on. `sort_at` is where it stood there, and
+    `preempted` the job that made room."""
 
     worker: str
     epoch: int
+    sort_at: int | None = None
     preempted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The worker that holds the job for one commit has room: if the job wants a worker now, it runs it at once."""
+    """The worker that holds the job for one commit has room: if the job wants a worker now, it runs it at once.
+    `sort_at` is where it would stand in the queue."""
 
     worker: str
     epoch: int
+    sort_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

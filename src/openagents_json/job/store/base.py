@@ -30,6 +30,7 @@ from openagents_json.job.store.records import (
     JobCounts,
     Listed,
     NewJob,
+    QueuePlace,
     Request,
     StoredJob,
     StoredLeak,
@@ -148,6 +149,11 @@ class JobStore(ABC):
     @abstractmethod
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
         """The job that `claim` would take first; None when there is none."""
+
+    @abstractmethod
+    async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
+        """Where a job stands among all that a worker with every component could claim; None when none could claim it:
+        it is not in the queue, held, blocked by its limit, or to be run alone."""
 
     @abstractmethod
     async def make_room(self, job_id: str, worker: str) -> bool:

@@ -29,6 +29,7 @@ from openagents_json.job.store.records import (
     JobCounts,
     Listed,
     NewJob,
+    QueuePlace,
     Request,
     StoredJob,
     StoredLeak,
@@ -124,6 +125,9 @@ class FileJobStore(FileKeeper):
 
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
         return await self._read(lambda memory: memory.first_waiting(offers))
+
+    async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
+        return await self._read(lambda memory: memory.queue_place(job_id, shown))
 
     async def make_room(self, job_id: str, worker: str) -> bool:
         """Only as long as this process lives, and so does the worker."""

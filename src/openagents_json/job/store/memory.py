@@ -43,6 +43,7 @@ from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
     FIRST_EPOCH,
+    MAX_AHEAD,
     NOBODY,
     Claim,
     Commit,
@@ -51,6 +52,7 @@ from openagents_json.job.store.records import (
     JobRow,
     Listed,
     NewJob,
+    QueuePlace,
     Request,
     StoredJob,
     StoredLeak,
@@ -102,6 +104,11 @@ class MemoryJob:
     def waits(self) -> bool:
         """Whether it is QUEUED and nobody holds it."""
         return self.owner is None and self.row.status == JobStatus.QUEUED
+
+    @property
+    def is_claimable(self) -> bool:
+        """Whether some worker could claim it, beside others."""
+        return self.waits and not self.is_blocked and self.row.deaths < SUSPECT_DEATHS
 
     def column(self, name: str) -> Any:
         """The value that the SQL stores have in that column."""
@@ -324,7 +331,27 @@ class MemoryJobStore(JobStore):
                     first = job
         if first is None:
             return None
-        return Waiting(first.id, first.row.rank, first.sort_at, self._workers.rooms.get(first.id))
+        return self._waiting(first)
+
+    async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
+        job = self._jobs.get(job_id)
+        if job is None or not job.is_claimable or job.queued_us is None:
+            return None
+        place = (job.sort_at, job.handle)
+        ahead = [one for one in self._jobs.values() if one.is_claimable and (one.sort_at, one.handle) < place]
+        first = heapq.nsmallest(shown, ahead, key=lambda one: (one.sort_at, one.handle))
+        return QueuePlace(
+            job.row.rank,
+            job.sort_at,
+            job.queued_us,
+            job.queued_total_us,
+            min(len(ahead), MAX_AHEAD),
+            [self._waiting(one) for one in first],
+            self._workers.rooms.get(job_id),
+        )
+
+    def _waiting(self, job: MemoryJob) -> Waiting:
+        return Waiting(job.id, job.row.rank, job.sort_at, self._workers.rooms.get(job.id))
 
     async def make_room(self, job_id: str, worker: str) -> bool:
         job = self._jobs.get(job_id)

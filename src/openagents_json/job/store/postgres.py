@@ -22,7 +22,7 @@ from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
-from openagents_json.job.store.postgres_driver import Connection, load, readable
+from openagents_json.job.store.postgres_driver import Connection, load
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
 from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, list_leaks, note_leak
 from openagents_json.job.store.postgres_limits import Concern, concerns_of_new, read_limit
@@ -30,6 +30,7 @@ from openagents_json.job.store.postgres_moving import concerns_of_moved, read_fa
 from openagents_json.job.store.postgres_news import PostgresNews
 from openagents_json.job.store.postgres_output import PostgresOutput, count_jobs, read_output
 from openagents_json.job.store.postgres_place import IDLE_IN_TRANSACTION_S, place_of
+from openagents_json.job.store.postgres_queue import first_waiting, queue_place
 from openagents_json.job.store.postgres_rows import SQL, listing, read_whole, request_of, summary_in
 from openagents_json.job.store.postgres_schema import is_made, migrate
 from openagents_json.job.store.postgres_session import Ask, PostgresReaders, T, begin_session
@@ -47,6 +48,7 @@ from openagents_json.job.store.records import (
     JobCounts,
     Listed,
     NewJob,
+    QueuePlace,
     Request,
     StoredJob,
     StoredLeak,
@@ -283,9 +285,10 @@ class PostgresJobStore(JobStore):
         return await self._write("call", call)  # type: ignore[no-any-return]
 
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
-        values = (None if offers is None else list(offers), MAX_REQUIREMENTS)
-        row = await self._read(lambda connection: connection.row(SQL["first_waiting"], *values))
-        return None if row is None else Waiting(row["id"], row["rank"], row["sort_at"], readable(row["room_by"]))
+        return await self._read(lambda connection: first_waiting(connection, offers))
+
+    async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
+        return await self._read(lambda connection: queue_place(connection, job_id, shown))
 
     async def make_room(self, job_id: str, worker: str) -> bool:
         return await self._change("room_make", worker, job_id, self._tables.now_us, jobs=(job_id,)) > 0

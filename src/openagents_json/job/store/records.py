@@ -13,6 +13,7 @@ from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSumm
 from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.limits import Limit
 
+MAX_AHEAD = 1_000_000  # jobs before another in the queue, as far as they are counted
 FIRST_EPOCH = 1  # of the first lease on a job
 HISTORY_ROW_EVENTS = 256  # events of one commit are stored in rows of at most this many
 
@@ -110,6 +111,20 @@ class Waiting:
     rank: int
     sort_at: int
     room_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Where a job stands that waits in the queue. `ahead` jobs stand before it, `MAX_AHEAD` at most are counted, and
+    `first` are the first of these."""
+
+    rank: int
+    sort_at: int
+    queued_us: int
+    waited_us: int  # in the queue, before this time
+    ahead: int
+    first: Sequence[Waiting]
+    room_by: str | None  # the worker that makes room for it, if one does
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from openagents_json.job.store.records import (
     JobCounts,
     Listed,
     NewJob,
+    QueuePlace,
     Request,
     StoredJob,
     StoredLeak,
@@ -49,7 +50,7 @@ from openagents_json.job.store.sqlite_leaks import count_leaks, drop_leak, list_
 from openagents_json.job.store.sqlite_limits import read_limit
 from openagents_json.job.store.sqlite_moving import read_family, restore
 from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, read_output
-from openagents_json.job.store.sqlite_queue import first_waiting
+from openagents_json.job.store.sqlite_queue import first_waiting, queue_place
 from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_tables import SqliteTables
@@ -393,6 +394,9 @@ class SqliteJobStore(JobStore):
 
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
         return await self._read(lambda connection: first_waiting(connection, offers))
+
+    async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
+        return await self._read(lambda connection: queue_place(connection, job_id, shown))
 
     async def make_room(self, job_id: str, worker: str) -> bool:
         def call(connection: sqlite3.Connection) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection
 
-from openagents_json.job.store.records import Waiting
+from openagents_json.job.store.records import MAX_AHEAD, QueuePlace, Waiting
 from openagents_json.job.store.rows import required_by
 from openagents_json.job.store.rules import serves
 from openagents_json.job.store.sqlite_rows import SQL
@@ -31,3 +31,19 @@ def first_in_queue(
             values = {"suspects": suspects, "requires": requires, "limit": limit}
             found += connection.execute(SQL["claimable"], values).fetchall()
     return sorted(found)[:limit]
+
+
+def queue_place(connection: sqlite3.Connection, job_id: str, shown: int) -> QueuePlace | None:
+    """As the verb of the store says. The caller reads in one transaction, so nothing moves meanwhile."""
+    row = connection.execute(SQL["queue_place"], (job_id,)).fetchone()
+    if row is None:
+        return None
+    key, rank, sort_at, queued_us, waited_us, room_by = row
+    ahead = 0
+    sets = connection.execute(SQL["requirements"], {"suspects": False, "limit": MAX_REQUIREMENTS}).fetchall()
+    for (requires,) in sets:
+        values = {"requires": requires, "sort_at": sort_at, "key": key, "limit": MAX_AHEAD - ahead}
+        ahead += int(connection.execute(SQL["queue_ahead"], values).fetchone()[0])
+    first = first_in_queue(connection, min(shown, ahead), None, False)
+    waiting = [Waiting(*connection.execute(SQL["waiting"], (key,)).fetchone()) for _, key in first]
+    return QueuePlace(rank, sort_at, queued_us, waited_us, ahead, waiting, room_by)

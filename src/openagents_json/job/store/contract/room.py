@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from openagents_json.job.machine import Released
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.base import JobStore
-from openagents_json.job.store.contract.jobs import CALLS, ELSEWHERE, Holder, accept, new_job, request, settle
+from openagents_json.job.store.contract.jobs import (
+    CALLS,
+    ELSEWHERE,
+    Holder,
+    accept,
+    claim_one,
+    new_job,
+    request,
+    settle,
+)
+from openagents_json.job.store.limits import Limit
+from openagents_json.job.store.query import build_query
 from openagents_json.testing import FakeClock
 
 
@@ -37,6 +50,52 @@ class RoomContract:
         assert first is not None and first.job_id == plain
         any_worker = await store.first_waiting(None)
         assert any_worker is not None and any_worker.job_id == urgent
+
+    async def test_place_in_the_queue_and_who_stands_before(self, store: JobStore, clock: FakeClock) -> None:
+        came = clock.now_us()
+        early = await accept(store, clock)
+        clock.advance(1)
+        elsewhere = await store.create(new_job(clock, ELSEWHERE))
+        clock.advance(1)
+        late = await accept(store, clock)
+        high = await store.create(new_job(clock, priority=JobPriority.HIGH))
+        place = await store.queue_place(late)
+        assert place is not None
+        assert (place.rank, place.queued_us, place.waited_us, place.ahead) == (1, came + 2_000_000, 0, 3)
+        assert place.sort_at == came + 2_000_000 - round(store.aging_s * 1_000_000)
+        assert [one.job_id for one in place.first] == [high, early, elsewhere]
+        short = await store.queue_place(late, 2)
+        assert short is not None and (len(short.first), short.ahead) == (2, 3)
+        first = await store.queue_place(high)
+        assert first is not None and (first.ahead, list(first.first)) == (0, [])
+
+    async def test_what_no_claim_finds_has_no_place(self, store: JobStore, clock: FakeClock) -> None:
+        assert await store.queue_place("no-such-job") is None
+        created = await accept(store, clock, start=False)
+        assert await store.queue_place(created) is None
+        queued = await accept(store, clock)
+        await store.make_room(queued, "w1")
+        place = await store.queue_place(queued)
+        assert place is not None and place.room_by == "w1"
+        await store.claim("w1", 1)
+        assert await store.queue_place(queued) is None
+        limit = Limit("flow", 1)
+        for _ in range(2):
+            await store.create(replace(new_job(clock), limit=limit))
+        [on] = await store.claim("w1", 2)
+        [blocked] = [one.summary.id for one in await store.list_jobs(build_query({"status": "QUEUED"}))
+                     if one.summary.id not in (on.job_id, queued)]  # fmt: skip
+        assert await store.queue_place(blocked) is None
+
+    async def test_time_waited_before_counts_in_the_place(self, store: JobStore, clock: FakeClock) -> None:
+        job_id = await accept(store, clock)
+        clock.advance(5)
+        holder = await claim_one(store, clock)
+        await holder.commit(store, holder.started())
+        clock.advance(7)
+        await holder.commit(store, holder.succeeded("first"), Released("worker_stopped"))
+        place = await store.queue_place(job_id)
+        assert place is not None and (place.waited_us, place.queued_us) == (5_000_000, clock.now_us())
 
     @pytest.mark.guarantee("G8")
     async def test_one_worker_makes_room_for_a_job(self, store: JobStore, clock: FakeClock) -> None:

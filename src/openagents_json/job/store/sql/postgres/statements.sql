@@ -281,6 +281,47 @@ SELECT one.id, one.rank, one.sort_at, one.room_by FROM served, LATERAL (
   ORDER BY sort_at, key LIMIT 1) AS one
 ORDER BY one.sort_at, one.key LIMIT 1;
 
+-- name: queue_place
+-- Where a job stands in the queue, if claims find it, and how many stand before it ($2: sets of requirements that are
+-- looked at; $3: jobs that are counted).
+WITH RECURSIVE sets (requires) AS (
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+   ORDER BY requires LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
+          AND NOT (deaths >= 2) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+  FROM sets WHERE sets.requires IS NOT NULL
+),
+place AS MATERIALIZED (
+  SELECT key, rank, sort_at, queued_us, queued_total_us, room_by FROM jobs
+  WHERE id = $1 AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+)
+SELECT place.*, (SELECT count(*) FROM (
+  SELECT 1 FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $2) AS seen, LATERAL (
+    SELECT 1 FROM jobs
+    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+      AND jobs.requires = seen.requires AND (jobs.sort_at, jobs.key) < (place.sort_at, place.key)) AS one
+  LIMIT $3) AS counted) AS ahead
+FROM place;
+
+-- name: queue_first
+-- The first in the queue, whatever they require ($1: sets of requirements that are looked at; $2: so many jobs).
+WITH RECURSIVE sets (requires) AS (
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+   ORDER BY requires LIMIT 1)
+  UNION ALL
+  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
+          AND NOT (deaths >= 2) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+  FROM sets WHERE sets.requires IS NOT NULL
+)
+SELECT one.id, one.rank, one.sort_at, one.room_by
+FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $1) AS seen, LATERAL (
+  SELECT key, id, rank, sort_at, room_by FROM jobs
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+    AND jobs.requires = seen.requires
+  ORDER BY sort_at, key LIMIT $2) AS one
+ORDER BY one.sort_at, one.key LIMIT $2;
+
 -- name: room_make
 -- A worker makes room for a job in the queue, if no other that lives does.
 UPDATE jobs SET room_by = $1

@@ -84,6 +84,18 @@ ORDER BY sort_at, key LIMIT :limit;
 -- What a job in the queue says of itself there.
 SELECT id, rank, sort_at, room_by FROM jobs WHERE key = ?;
 
+-- name: queue_place
+-- Where a job stands in the queue, if claims find it.
+SELECT key, rank, sort_at, queued_us, queued_total_us, room_by FROM jobs
+WHERE id = ? AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND deaths < 2;
+
+-- name: queue_ahead
+-- How many with some requirements stand before it.
+SELECT count(*) FROM (
+  SELECT 1 FROM jobs
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND (deaths >= 2) = 0 AND requires = :requires
+    AND (sort_at, key) < (:sort_at, :key) LIMIT :limit);
+
 -- name: room_of
 -- Which worker makes room for a job that waits in the queue.
 SELECT room_by FROM jobs WHERE id = ? AND status = 'QUEUED' AND owner IS NULL;

@@ -1,3 +1,6 @@
 -- Jobs make room for more urgent ones: which worker sees to it, for a job in the queue, so that one job does for each.
 
 ALTER TABLE jobs ADD COLUMN room_by TEXT;
+
+-- Which jobs began last, and which began while another one waited: for `explain`.
+CREATE INDEX jobs_started ON jobs (started_us, key) WHERE started_us IS NOT NULL;

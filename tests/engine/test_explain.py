@@ -1,0 +1,271 @@
+"""`explain` names what blocks a job, and nothing else: when that is removed, the job begins."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from openagents_json import ComponentRegistry, JobManager
+from openagents_json.errors import JobNotFound
+from openagents_json.job.engine.preemption import RECONSIDER_S
+from openagents_json.job.explaining import Blocker, Explanation
+from tests.engine.support import SAFETY_S, Bench, final, seen, until, written
+
+
+def kinds(found: Explanation) -> list[str]:
+    return [blocker.kind for blocker in found.blockers]
+
+
+async def explained(jobs: JobManager, job_id: str, *wanted: str) -> Explanation:
+    """The explanation with these blockers, in this order."""
+    found = await jobs.explain(job_id)
+    assert kinds(found) == list(wanted), found
+    return found
+
+
+async def test_unknown_job_is_an_error(jobs: JobManager) -> None:
+    with pytest.raises(JobNotFound):
+        await jobs.explain("nothing")
+
+
+async def test_created_job_was_not_started(bench: Bench, jobs: JobManager) -> None:
+    job_id = await jobs.create_job(bench.one("note"))
+    found = await explained(jobs, job_id, "start")
+    assert found.summary == "It is CREATED. Nobody has started it."
+    assert found.blockers[0].command == f"openagents jobs start flow/{job_id[-8:]}"
+    assert (found.score, found.estimate, found.stays) == (None, None, ())
+
+
+async def test_paused_job_says_who_why_and_since_when(bench: Bench, jobs: JobManager) -> None:
+    flow = bench.workflow({"id": "a", "signal": "go"}, {"id": "b", "component": "note"})
+    job_id = await jobs.create_job(flow, start=True)
+    await seen(jobs, job_id, "step.waiting")
+    await bench.pass_time(10)
+    await jobs.pause_job(job_id, by="ada", reason="lunch")
+    await seen(jobs, job_id, "job.paused")
+    found = await explained(jobs, job_id, "resume", "signal")
+    first, second = found.blockers
+    assert first.message == "It was paused by ada (lunch)." and first.since == bench.clock.now()
+    assert second.message == "The step a waits for the signal 'go'." and second.since is not None
+    assert second.command == f"openagents jobs signal flow/{job_id[-8:]} go"
+
+
+async def test_running_job_that_nothing_blocks(bench: Bench, jobs: JobManager) -> None:
+    job_id = await jobs.create_job(bench.one("gate"), start=True)
+    await bench.gate().wait_entered()
+    found = await explained(jobs, job_id)
+    assert found.summary == "It is RUNNING, and nothing blocks it."
+    await jobs.pause_job(job_id, by="ada")
+    await seen(jobs, job_id, "job.pause_requested")
+    asked = await explained(jobs, job_id, "pause")
+    assert asked.blockers[0].message.startswith("It is to be paused by ada; what runs may end first")
+    bench.gate().open()
+
+
+async def test_final_job_is_at_its_end_and_tells_its_stays(bench: Bench, jobs: JobManager) -> None:
+    job_id = await jobs.create_job(bench.one("note"), start=True)
+    assert await final(jobs, job_id) == "COMPLETED"
+    found = await explained(jobs, job_id)
+    assert found.summary == "It is COMPLETED: nothing more happens to it."
+    [stay] = found.stays
+    assert (stay.reason, stay.worker) == ("started", jobs.worker_id)
+    assert stay.virtual_arrival is not None and stay.began_at is not None
+
+
+async def test_queued_job_has_its_place_and_who_stands_before_it(bench: Bench) -> None:
+    bench.workflow({"id": "s", "component": "gate"}, id="busy")
+    flow = bench.one("note")
+    async with bench.manager(max_jobs=1, max_preemptions=0) as jobs:
+        busy = await jobs.create_job("busy", start=True)
+        await bench.gate().wait_entered()
+        urgent = await jobs.create_job(flow, priority="HIGH", start=True)
+        await bench.pass_time(60)
+        job_id = await jobs.create_job(flow, start=True)
+        found = await explained(jobs, job_id, "queue")
+        score = found.score
+        assert score is not None and (score.ahead, score.level, score.waited_s) == (1, 1, 0.0)
+        assert (score.queued_at - score.virtual_arrival).total_seconds() == score.level * score.aging_s
+        assert [(one["job_id"], one["priority"]) for one in score.before] == [(urgent, "HIGH")]
+        assert found.blockers[0].message == (f"1 job stands before it in the queue; the first is {urgent[-8:]} (HIGH).")
+        assert found.blockers[0].command == f"openagents jobs priority flow/{job_id[-8:]} CRITICAL"
+        assert found.estimate is not None and found.estimate.begins_at is None
+        first = await explained(jobs, urgent, "queue")
+        assert first.blockers[0].message == (
+            "It is the next. The one worker that can run it is busy: its only job slot is taken."
+        )
+        bench.gate().open()
+        for one in (busy, urgent, job_id):
+            assert await final(jobs, one) == "COMPLETED"
+        past = await jobs.explain(job_id)
+        assert [(one.job_id, one.why) for one in past.overtaken_by] == [(urgent, "it stood before this job")]
+
+
+async def test_estimate_rests_on_how_fast_jobs_began(bench: Bench) -> None:
+    flow = bench.one("note")
+    bench.workflow({"id": "s", "component": "gate"}, id="busy")
+    async with bench.manager(max_jobs=1, max_preemptions=0) as jobs:
+        for _ in range(4):
+            assert await final(jobs, await jobs.create_job(flow, start=True)) == "COMPLETED"
+            await bench.pass_time(10)
+        await jobs.create_job("busy", start=True)
+        await bench.gate().wait_entered()
+        waiting = [await jobs.create_job(flow, start=True) for _ in range(2)]
+        await bench.pass_time(4)
+        found = await jobs.explain(waiting[1])
+        assert found.estimate is not None and found.estimate.begins_at is not None
+        assert (found.estimate.begins_at - bench.clock.now()).total_seconds() == pytest.approx(2 * 10 - 4)
+        assert found.estimate.basis == "the last 5 jobs began at 6.0 a minute, and 1 stand before it"
+        await bench.pass_time(700)
+        later = await jobs.explain(waiting[1])
+        assert later.estimate is not None and later.estimate.begins_at is None
+        assert "no job has begun for 12 minutes" in later.estimate.basis
+        bench.gate().open()
+        for one in waiting:
+            await final(jobs, one)
+
+
+async def test_job_over_its_limit_names_the_holders(bench: Bench, jobs: JobManager) -> None:
+    flow = bench.workflow({"id": "s", "component": "gate"}, id="single", concurrency=1)
+    holder = await jobs.create_job(flow, start=True)
+    await bench.gate().wait_entered()
+    job_id = await jobs.create_job(flow, start=True)
+    found = await explained(jobs, job_id, "limit")
+    assert found.blockers[0].message == (
+        f"Its workflow lets one job be on at a time (`concurrency`), and on are: {holder[-8:]}."
+    )
+    assert found.blockers[0].command == f"openagents jobs cancel {holder}"
+    bench.gate().open()
+    assert [await final(jobs, one) for one in (holder, job_id)] == ["COMPLETED"] * 2
+
+
+async def test_job_that_no_worker_can_run(bench: Bench, jobs: JobManager) -> None:
+    bench.components.registry.register(lambda: None, "far")
+    flow = bench.one("far")
+    async with bench.manager(components=ComponentRegistry()), bench.manager(worker=False) as creator:
+        await jobs.close()
+        job_id = await creator.create_job(flow, start=True)
+        found = await explained(creator, job_id, "worker")
+        assert found.blockers[0].message == "No worker that lives has far."
+        assert found.blockers[0].command == "openagents worker --components MODULE"
+        assert found.estimate is not None and found.estimate.basis == "no living worker can run it"
+
+
+async def test_job_that_made_room_says_for_whom(bench: Bench) -> None:
+    low_flow = bench.one("gate", "low", inputs={"name": "long"}, preemptible=True)
+    async with bench.manager(max_jobs=1) as jobs:
+        low = await jobs.create_job(low_flow, priority="LOW", start=True)
+        await bench.gate("long").wait_entered()
+        urgent = await jobs.create_job(bench.one("gate", "urgent"), priority="HIGH", start=True)
+        await bench.gate().wait_entered()
+        found = await explained(jobs, low, "queue")
+        stay = found.stays[-1]
+        assert (stay.reason, stay.made_room_for, stay.began_at) == ("preempted", urgent, None)
+        bench.open_gates()
+        assert [await final(jobs, one) for one in (urgent, low)] == ["COMPLETED"] * 2
+        assert (await jobs.explain(urgent)).stays[0].preempted == low
+
+
+# ── what is named is what blocks ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Situation:
+    """A job in the way of which a random selection of things stands, and how each of them is removed."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench = bench
+        self.random = random.Random(seed)
+        self.jobs = bench.manager(max_jobs=2, max_preemptions=0)
+        self.begun = bench.gate("begun")
+
+    def chance(self) -> bool:
+        return self.random.random() < 0.5
+
+    async def make(self) -> str:
+        """The job; it has begun when its gate `begun` is entered."""
+        bench, jobs = self.bench, self.jobs
+        steps: list[dict[str, Any]] = []
+        if self.chance():
+            steps.append({"id": "asks", "signal": "go"})
+        if self.chance():
+            steps.append({"id": "sleeps", "wait": {"seconds": 100}})
+        steps.append({"id": "ends", "component": "gate", "inputs": {"name": "begun"}})
+        limited = {"concurrency": 1} if self.chance() else {}
+        flow = bench.workflow(*steps, id="flow", **limited)
+        bench.workflow({"id": "s", "component": "gate", "inputs": {"name": "holder"}}, id="other")
+        if limited:
+            bench.workflow({"id": "s", "signal": "never"}, id="unused")
+        for _ in range(self.random.choice((0, 1, 2, 3))):
+            await jobs.create_job("other", priority="CRITICAL", start=True)
+        if limited and self.chance():
+            await jobs.create_job(flow, priority="CRITICAL", start=True)
+        job_id = await jobs.create_job(flow, start=self.chance())
+        if self.chance() and (await jobs.get_summary(job_id)).status != "CREATED":
+            await jobs.pause_job(job_id, by="ada")
+        await self.settle()
+        return job_id
+
+    async def settle(self) -> None:
+        await written(self.jobs)
+        await self.bench.pass_time(0.06, 0.06)
+        await written(self.jobs)
+
+    async def remove(self, job_id: str, blocker: Blocker) -> None:
+        """Do what the blocker says, and only that."""
+        jobs, kind = self.jobs, blocker.kind
+        if kind in ("resume", "pause"):
+            await jobs.resume_job(job_id)
+        elif kind == "start":
+            await jobs.start_job(job_id)
+        elif kind == "signal":
+            await jobs.signal(job_id, "go")
+        elif kind == "timer":
+            assert blocker.until is not None
+            await self.bench.pass_time((blocker.until - self.bench.clock.now()).total_seconds() + 0.1)
+        elif kind == "limit":
+            for holder in blocker.details["held_by"]:
+                await jobs.cancel_job(holder, force=True)
+                await final(jobs, holder)
+        elif kind == "queue":
+            found = await jobs.explain(job_id)
+            assert found.score is not None
+            running = [one.id for one in await jobs.list_jobs({"status": "RUNNING"})]
+            for other in [*running, *(one["job_id"] for one in found.score.before)]:
+                await jobs.cancel_job(other, force=True)
+                await final(jobs, other)
+        else:
+            raise AssertionError(f"nobody knows how to remove {blocker}")
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("kind", ["memory"])
+async def test_removing_the_named_blockers_makes_the_job_begin(bench: Bench, seed: int) -> None:
+    situation = Situation(bench, seed)
+    async with situation.jobs as jobs, asyncio.timeout(SAFETY_S):
+        job_id = await situation.make()
+        for _ in range(12):
+            mine = [context for context in situation.begun.contexts if context.job_id == job_id]
+            if mine:
+                break
+            found = await jobs.explain(job_id)
+            summary = await jobs.get_summary(job_id)
+            assert found.blockers or summary.status == "RUNNING", found
+            for blocker in found.blockers[:1]:
+                await situation.remove(job_id, blocker)
+            await situation.settle()
+            await bench.pass_time(RECONSIDER_S)
+        else:
+            raise AssertionError(f"it did not begin: {await jobs.explain(job_id)}")
+        bench.open_gates()
+
+
+async def test_what_is_named_are_all_the_blockers_there_are(bench: Bench, jobs: JobManager) -> None:
+    """A job that nothing blocks has none, from its first moment to its last."""
+    job_id = await jobs.create_job(bench.one("gate"), start=True)
+    await until(lambda: bool(bench.gate().contexts))
+    assert kinds(await jobs.explain(job_id)) == []
+    bench.gate().open()
+    await final(jobs, job_id)
+    assert kinds(await jobs.explain(job_id)) == []
