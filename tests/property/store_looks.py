@@ -94,7 +94,7 @@ class Looks:
             lambda: job and job.new.definition.hash,
             lambda side: side.store.read_definition_hash(job_id),
         )
-        await ask("read_limit", lambda: None, lambda side: side.store.read_limit(job_id))
+        await ask("read_limit", lambda: model.read_limit(job_id), lambda side: side.store.read_limit(job_id))
         await ask(
             "read_events",
             lambda: model.read_events(job_id, after, limit),

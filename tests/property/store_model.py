@@ -1,7 +1,8 @@
 """What a store must answer, as plain lists and dictionaries: the model that the stores are compared with.
 
 It is written from the contract (`openagents_json.job.store.base`) and shares no code with a store: each question is
-answered by looking at all jobs. Handles, sequences and keys are the model's own numbers.
+answered by looking at all jobs. Handles, sequences and keys are the model's own numbers. Who has a slot of a limit says
+`limits_model`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from openagents_json.clock import SECOND_US
-from openagents_json.errors import IdempotencyConflict, LeaseLost, RequestsPending
+from openagents_json.errors import IdempotencyConflict, LeaseLost, RequestsPending, StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.base import DEFAULT_LEASE_S
+from openagents_json.job.store.limits import Limit, StoredLimit
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.records import (
     Claim,
@@ -32,6 +34,7 @@ from openagents_json.job.store.records import (
     summary_of,
 )
 from openagents_json.testing import FakeClock
+from tests.property import limits_model as limits
 
 AGING_US, LEASE_US = round(DEFAULT_AGING_S * SECOND_US), round(DEFAULT_LEASE_S * SECOND_US)
 DEATHS_OF_SUSPECTS = 2
@@ -55,10 +58,15 @@ class ModelJob:
     snapshot: tuple[int, bytes] | None = None
     threads: Counter[str] = field(default_factory=Counter)  # abandoned and still running, by worker
     output: list[StoredOutput] = field(default_factory=list)
+    has_slot: bool = False  # of its limit
 
     @property
     def id(self) -> str:
         return self.new.job_id
+
+    @property
+    def limit(self) -> Limit | None:
+        return self.new.limit
 
     @property
     def turn(self) -> tuple[int, int]:
@@ -96,36 +104,47 @@ class Model:
 
     # ── accepting and reading ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _with_key(self, new: NewJob) -> ModelJob | None:
-        for job in self.jobs.values():
-            same = job.new.definition.workflow_id == new.definition.workflow_id
-            if same and new.idempotency_key is not None and job.new.idempotency_key == new.idempotency_key:
-                return job
-        return None
-
     def create(self, new: NewJob) -> str:
-        if new.job_id in self.jobs:
-            return new.job_id
-        if (earlier := self._with_key(new)) is not None:
-            if earlier.new.body_hash != new.body_hash:
-                raise IdempotencyConflict("another body", job_id=earlier.id)
-            return earlier.id
-        self._accept(new)
-        return new.job_id
+        [job_id] = self.create_all([new])
+        return job_id
 
     def create_held(self, new: NewJob) -> Claim | None:
-        if new.job_id in self.jobs or self._with_key(new) is not None:
+        known = [job.new for job in self.jobs.values()]
+        if new.job_id in self.jobs or _with_key(new, known) is not None:
             return None
-        job = self._accept(new)
+        [job] = self._accept_all([new])
         return replace(self._claim(job, None), events=list(new.events))
 
     def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
-        before = dict(self.jobs), dict(self.definitions)
-        try:
-            return [self.create(new) for new in jobs]
-        except IdempotencyConflict:
-            self.jobs, self.definitions = before
-            raise
+        ids: list[str] = []
+        accepted: dict[str, NewJob] = {}
+        for new in jobs:
+            known = [*accepted.values(), *(job.new for job in self.jobs.values())]
+            earlier = next((one for one in known if one.job_id == new.job_id), None)
+            if earlier is None:
+                earlier = _with_key(new, known)
+                if earlier is not None and earlier.body_hash != new.body_hash:
+                    raise IdempotencyConflict("another body", job_id=earlier.job_id)
+            if earlier is None:
+                accepted[new.job_id] = new
+            ids.append(new.job_id if earlier is None else earlier.job_id)
+        self._accept_all(list(accepted.values()))
+        return ids
+
+    def _accept_all(self, new: Sequence[NewJob]) -> list[ModelJob]:
+        """Accept jobs that are not there yet, or none of them."""
+        limits.refuse(self.jobs.values(), [one for one in new if one.row.status == QUEUED])
+        jobs = [self._accept(one) for one in new]
+        self._let_in(jobs)
+        return jobs
+
+    def _let_in(self, jobs: Sequence[ModelJob], settled: Sequence[ModelJob] = ()) -> None:
+        """New jobs that are QUEUED, and those QUEUED for the first time, are let in as far as limits allow; `settled`
+        are jobs that a commit has brought to rest, or back into the queue."""
+        entering = [job for job in jobs if job.limit is not None and job.row.status == QUEUED]
+        for job, request in limits.enter(self.jobs.values(), entering, self.now_us):
+            self._put(job, request)
+        limits.balance(self.jobs.values(), {job.limit.key for job in [*entering, *settled] if job.limit is not None})
 
     def _accept(self, new: NewJob) -> ModelJob:
         job = ModelJob(new, self._next(), new.row, new.owner, int(new.owner is not None), list(new.events))
@@ -158,6 +177,13 @@ class Model:
         events = self.jobs[job_id].events if job_id in self.jobs else []
         return [event for event in events if event.number > after][:limit]
 
+    def read_limit(self, job_id: str) -> StoredLimit | None:
+        job = self.jobs.get(job_id)
+        if job is None or job.limit is None:
+            return None
+        held_by = limits.holders(self.jobs.values(), job.limit.key)
+        return StoredLimit(job.limit, job.has_slot, [one.id for one in held_by][: limits.SHOWN])
+
     def count_jobs(self, limit: int) -> JobCounts:
         queued = [job for job in self.jobs.values() if job.row.status == QUEUED and job.owner is None]
         counts = dict(Counter(job.row.status for job in list(self.jobs.values())[-limit:] if job not in queued))
@@ -176,7 +202,7 @@ class Model:
         snapshot, events = self._history(job)
         return Claim(
             job.id, job.handle, job.owner, job.epoch, job.new.definition.hash, job.row.last_event, previous, snapshot,
-            events, list(job.requests), sort_at=self._stands_at(job),
+            events, list(job.requests), job.limit, job.has_slot, self._stands_at(job),
         )  # fmt: skip
 
     def _stands_at(self, job: ModelJob) -> int:
@@ -203,6 +229,7 @@ class Model:
             for job in self.jobs.values()
             if job.row.status == QUEUED
             and job.owner is None
+            and not limits.is_blocked(job)
             and (job.row.deaths >= DEATHS_OF_SUSPECTS) == suspects
             and (offers is None or not job.row.requires or set(offers) & set(job.row.requires))
         ]
@@ -268,6 +295,14 @@ class Model:
         left = [request for request in job.requests if request.sequence not in commit.drained]
         if left and commit.row.status.is_final:
             raise RequestsPending("left")
+        if commit.row.status == RUNNING and job.limit is not None and not job.has_slot:
+            raise StoreError("it waits for a slot")
+        enters = job.row.status == CREATED and commit.row.status == QUEUED
+        keeps_slot = limits.keeps(job, commit.row)
+        entering = [job.new] * enters + [child for child in commit.children if child.row.status == QUEUED]
+        freed = job.limit.key if job.limit is not None and job.has_slot and not keeps_slot else None
+        limits.refuse(self.jobs.values(), entering, freed)
+        job.has_slot = keeps_slot
         job.requests = left
         job.events += commit.events
         job.threads[claim.owner] += commit.abandoned
@@ -276,8 +311,7 @@ class Model:
             job.owner = None
         if commit.snapshot is not None:
             job.snapshot = (commit.row.last_event, commit.snapshot)
-        for child in commit.children:
-            self._accept(child)
+        children = [self._accept(child) for child in commit.children]
         for leak in commit.leaks:
             self.leaks.append(
                 StoredLeak(
@@ -288,6 +322,7 @@ class Model:
         for job_id, request in commit.posts:
             if job_id in self.jobs and not self.jobs[job_id].row.status.is_final:
                 self._put(self.jobs[job_id], request)
+        self._let_in([job] * enters + children, [job] * (commit.row.status != RUNNING))
 
     def _stands_written(self, job: ModelJob, commit: Commit) -> bool:
         is_later_lease = job.epoch != commit.claim.epoch
@@ -392,3 +427,10 @@ class Model:
             return False
         del self.leaks[index]
         return True
+
+
+def _with_key(new: NewJob, known: Iterable[NewJob]) -> NewJob | None:
+    """The job among those known that was accepted with the same idempotency key."""
+    names = new.definition.workflow_id, new.idempotency_key
+    same = (one for one in known if (one.definition.workflow_id, one.idempotency_key) == names)
+    return None if new.idempotency_key is None else next(same, None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from random import Random
+from typing import TypeVar, get_args
+from uuid import UUID
 
 from openagents_json.errors import IdempotencyConflict
 from openagents_json.job.machine import Claimed, Happening, Interrupted, Leak, Tick
@@ -24,6 +26,7 @@ from openagents_json.job.store.contract.jobs import (
     new_job,
     request,
 )
+from openagents_json.job.store.limits import Hold, Limit, Overflow
 from openagents_json.job.store.output import OutputChunk, Piece
 from openagents_json.job.store.records import (
     Claim,
@@ -37,6 +40,7 @@ from openagents_json.job.store.records import (
 from openagents_json.job.store.rules import SUSPECT_DEATHS
 from openagents_json.testing import FakeClock
 from tests.faults.sizes import Hits
+from tests.property.limits_model import is_blocked
 from tests.property.store_looks import ALL, WORKERS, Choice, Looks
 from tests.property.store_model import Model, ModelJob
 from tests.property.store_sides import Side, Sides
@@ -45,6 +49,13 @@ T = TypeVar("T")
 
 KEPT = 40  # claims, commits and requests that are remembered, the latest ones
 STUCK = {"type": "door.stuck", "message": "Stuck", "step": "first", "attempt": 1, "retryable": None, "details": None}
+# Of few keys, so that jobs stand in each other's way; jobs of one key differ as those of two versions of a workflow.
+LIMITS = [
+    Limit(key, limit, hold, overflow)
+    for key, limit in (("calls", 1), ('calls "acme"', 1), ('calls "acme"', 2))
+    for hold in get_args(Hold)
+    for overflow in get_args(Overflow)
+]
 LOOKS = ("look", "page")
 WEIGHTS = {
     "create": 4, "create_all": 2, "create_held": 1, "claim": 5, "hold": 4, "hold_repeated": 2, "hold_due": 3,
@@ -55,7 +66,8 @@ WEIGHTS = {
 WINDOWS = (
     "known key", "conflict", "known id", "held at once", "suspect", "asked again", "due", "orphan", "requested",
     "again", "LeaseLost", "RequestsPending", "repeated", "post", "child", "leak", "thread", "snapshot", "deleted",
-    "swept", "cut output", "second page",
+    "swept", "cut output", "second page", "blocked", "let in", "made way",
+    "replaced", "LimitReached", "StoreError",
 )  # fmt: skip
 
 
@@ -73,14 +85,28 @@ class Script:
         self._commits: list[tuple[Commit, list[Request]]] = []
         self._requests: list[tuple[str, Request]] = []
         self._asked = 0
+        self._ids = Random(0)  # of jobs: the same ones each time, and not in the order in which they come
         self._are_dead_counted = True  # whether all stores have the same workers to bury
 
     async def do(self, name: str, number: int) -> None:
         """One operation, and a look at all rows."""
         where = self._looks if name in LOOKS else self
+        before = self._limited()
         await getattr(where, name if name in LOOKS else f"_{name}")(Choice(number))
         await self._looks.list({}, "-created_at", ALL)
         await self._sides.ask("next_due_us", self._model.next_due_us, lambda side: side.store.next_due_us())
+        for job_id, now in self._limited().items():
+            was_blocked, had_slot, was_replaced = before.get(job_id, (False, False, False))
+            is_blocked, has_slot, is_replaced = now
+            self._hits.count("blocked", is_blocked > was_blocked)
+            self._hits.count("let in", was_blocked and has_slot)
+            self._hits.count("made way", had_slot and is_blocked)
+            self._hits.count("replaced", is_replaced > was_replaced)
+
+    def _limited(self) -> dict[str, tuple[bool, bool, bool]]:
+        """Of each job with a limit whether it is blocked, has a slot, and was asked to make way for a newer one."""
+        jobs = [job for job in self._model.jobs.values() if job.limit is not None]
+        return {job.id: (is_blocked(job), job.has_slot, "replaced" in job.keys) for job in jobs}
 
     async def finish(self) -> None:
         """Look at all that is there in the end."""
@@ -100,6 +126,7 @@ class Script:
         job = new_job(
             self._clock,
             document,
+            job_id=self._new_id(),
             priority=choice.of(tuple(JobPriority)),
             start_in_s=choice.of((None, None, None, None, 45.0)),
             start=choice.of((True, True, True, False)),
@@ -107,7 +134,11 @@ class Script:
             body=choice.of(("body", "body", "other")),
             tags=choice.of(((), ("red",), ("blue", "red"))),
         )
-        return replace(job, origin_id=choice.of([None, None, *self._model.jobs]))
+        limit = choice.of(LIMITS) if choice.once_in(2) else None
+        return replace(job, origin_id=choice.of([None, None, *self._model.jobs]), limit=limit)
+
+    def _new_id(self) -> str:
+        return str(UUID(int=self._ids.getrandbits(128)))
 
     async def _create(self, choice: Choice) -> None:
         job = self._new(choice)
@@ -130,7 +161,7 @@ class Script:
 
     async def _create_held(self, choice: Choice) -> None:
         worker = choice.of(WORKERS)
-        job = replace(self._new(choice), owner=worker)
+        job = replace(self._new(choice), owner=worker, limit=None)
         if job.row.status != JobStatus.QUEUED:
             return
         if choice.of((True, False)) and job.job_id not in self._model.jobs:
@@ -168,7 +199,10 @@ class Script:
         self._hits.count("suspect", self._remember(claims) * suspects)
 
     async def _hold(self, choice: Choice) -> None:
-        job_id, worker = choice.of([*self._model.jobs, "no-such-job"]), choice.of(WORKERS)
+        blocked = [job.id for job in self._model.jobs.values() if is_blocked(job)]
+        any_job = [*self._model.jobs, "no-such-job"]
+        job_id = choice.of(blocked if blocked and choice.once_in(3) else any_job)
+        worker = choice.of(WORKERS)
         kind = choice.of(("pause", "resume", "cancel", "start", "set_priority"))
         self._asked += choice.of((1, 1, 0))  # else a key that may have been used for the job before
         payload = {"priority": str(choice.of(tuple(JobPriority)))} if kind == "set_priority" else {"force": False}
@@ -287,7 +321,7 @@ class Script:
     def _happenings(self, holder: Holder, choice: Choice) -> list[Happening]:
         dead = holder.claim.previous_owner
         if holder.status == JobStatus.QUEUED:
-            return [holder.started()]
+            return [Tick() if holder.claim.needs_queue and not choice.once_in(2) else holder.started()]
         if holder.status != JobStatus.RUNNING:
             return [Tick()]
         if dead is not None and not choice.once_in(4):
@@ -306,22 +340,31 @@ class Script:
         return [Tick()]
 
     def _with_company(self, commit: Commit, choice: Choice) -> Commit:
-        """The commit, perhaps with a child, a post or a leak."""
+        """The commit, perhaps with children, a post or a leak. What comes with an event comes with one only: a commit
+        without events is no other one when it is made again."""
         job_id, final = commit.claim.job_id, commit.row.status.is_final
-        if not final and choice.once_in(6):
-            document, priority = choice.of((QUIET, CALLS)), choice.of(tuple(JobPriority))
-            child = new_job(self._clock, document, priority=priority, start=choice.of((True, True, False)))
-            commit = replace(commit, children=[replace(child, parent_id=job_id)])
+        if commit.events and choice.once_in(6):
+            made = [self._child(job_id, choice) for _ in range(choice.of((1, 1, 2)))]
+            commit = replace(commit, children=[one for one in made if not (final and one.parent_id)])
         if choice.once_in(6):
             others = [one for one in self._model.jobs if one != job_id]
             to = choice.of([*others, "no-such-job"])
             commit = replace(commit, posts=[(to, request("pause", choice.of(("p1", "p2")), force=False))])
-        if choice.once_in(6):
+        if commit.events and choice.once_in(6):
             name = choice.of(("vm", "door"))
             commit = replace(
                 commit, leaks=[Leak(f"first:{name}:{commit.expected}", "first", name, "tool.free", {"n": 1}, STUCK)]
             )
         return commit
+
+    def _child(self, parent_id: str, choice: Choice) -> NewJob:
+        """A job that is on in its parent's slot, or one by itself, perhaps with a limit."""
+        document, priority = choice.of((QUIET, CALLS)), choice.of(tuple(JobPriority))
+        start = choice.of((True, True, False))
+        child = new_job(self._clock, document, job_id=self._new_id(), priority=priority, start=start)
+        if choice.of((True, False)):
+            return replace(child, parent_id=parent_id)
+        return replace(child, limit=choice.of([None, *LIMITS]))
 
     async def _write(self, commit: Commit, drains: list[Request]) -> object:
         answer = await self._sides.ask(

@@ -31,7 +31,7 @@ from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Reque
 # A transaction whose connection was lost may still be on its way to the server, or wait there for the disk, and be
 # committed after we have looked. So it is looked for so often, once in `worker.RECOVER_S`: for 30 s, which is longer
 # than a server lets a transaction live that nobody goes on with.
-LOOKS = 7
+LOOKS = 9
 
 T = TypeVar("T")
 

@@ -7,7 +7,10 @@ the key comes free and it comes first in the queue. What a store does, in the tr
   RUNNING is a commit;
 - it asks `refuse` about jobs that enter the queue for the first time (`reject`), and then lets them in with `enter`,
   which says whom to cancel (`replace`);
-- it then calls `balance` for each key of which a slot came free or a job's place in the queue has changed.
+- it then calls `balance` for each key of which a slot came free or a job's place in the queue has changed: of those of
+  the jobs that entered, and of every job with a limit that a commit has left in another status than RUNNING.
+
+All jobs of a transaction go through each of these together: a job with its children, all of `create_all`.
 
 Deleting a job frees nothing: what may be deleted has no slot.
 """

@@ -168,8 +168,8 @@ class MemoryJobStore(JobStore):
         # A queue for each set of required components, and one for suspects (None): heaps of (sort_at, handle, id),
         # whose stale entries are passed over.
         self._queues: dict[tuple[str, ...] | None, list[tuple[int, int, str]]] = {}
-        self._due: list[tuple[int, str]] = []  # heap of (due_us, id); the same
-        self._ended: list[tuple[int, str]] = []  # heap of (completed_us, id) of final jobs; the same
+        self._due: list[tuple[int, int, str]] = []  # heap of (due_us, handle, id); the same
+        self._ended: list[tuple[int, int, str]] = []  # heap of (completed_us, handle, id) of final jobs; the same
         self._workers = MemoryWorkers(self.clock, lease_s)
         self._output = MemoryOutput()
         self._leaks = MemoryLeaks()
@@ -194,7 +194,7 @@ class MemoryJobStore(JobStore):
             if earlier is not None:
                 return same_body(self._jobs[earlier].new.body_hash, job, earlier)
         refuse(self._limits, _entries([job]))
-        self._accept_all([job])
+        self._let_in(self._accept_all([job]))
         self._count(3)
         return job.job_id
 
@@ -214,32 +214,36 @@ class MemoryJobStore(JobStore):
             earlier = self._jobs[self._keys[key]].new if key in self._keys else known[key]
             same_body(earlier.body_hash, job, earlier.job_id)
         ids = {job.job_id for job in known.values() if job.idempotency_key is not None}
-        are_new = [
-            job
-            for job in jobs
-            if job.job_id not in self._jobs
-            and (job.idempotency_key is None or job.job_id in ids)
-            and (job.definition.workflow_id, job.idempotency_key) not in self._keys
-        ]
+        new: dict[str, NewJob] = {}
+        for job in jobs:
+            is_first = job.idempotency_key is None or job.job_id in ids
+            if is_first and (job.definition.workflow_id, job.idempotency_key) not in self._keys:
+                new.setdefault(job.job_id, job)
+        are_new = [job for job_id, job in new.items() if job_id not in self._jobs]
         refuse(self._limits, _entries(are_new))
-        return [await self.create(job) for job in jobs]
+        self._let_in(self._accept_all(are_new))
+        self._count(3 * len(are_new))
+        # Whoever is not there by its own id is there as the one that had its idempotency key before.
+        named = ((job.job_id, (job.definition.workflow_id, job.idempotency_key or "")) for job in jobs)
+        return [job_id if job_id in self._jobs else self._keys[name] for job_id, name in named]
 
-    def _accept_all(self, jobs: Sequence[NewJob]) -> None:
-        """Write jobs that are not refused."""
+    def _accept_all(self, jobs: Sequence[NewJob]) -> list[MemoryJob]:
+        """Write jobs that are not refused: those of them that were not there yet."""
         now = self.clock.now_us()
         new = [job for job in jobs if job.job_id not in self._jobs]
         for job in new:
             self._accept(job, self._handle + 1, now)
-        self._let_in([self._jobs[job.job_id] for job in new])
+        return [self._jobs[job.job_id] for job in new]
 
-    def _let_in(self, jobs: Sequence[MemoryJob]) -> None:
-        """Those that enter the queue for the first time may have a limit, and are not refused."""
+    def _let_in(self, jobs: Sequence[MemoryJob], settled: Sequence[str] = ()) -> None:
+        """Those that enter the queue for the first time may have a limit, and are not refused. All of a transaction go
+        together, and then the slots to those that come first; `settled` are keys of which some may have come free."""
         limited = [(job, job.limit) for job in jobs if job.limit is not None and job.row.status == JobStatus.QUEUED]
         asked = enter(self._limits, [Entry(job.handle, job.id, limit) for job, limit in limited])
         for handle, reason in asked:
             request = Request(REPLACED, "cancel", REPLACED_BY, reason, self.clock.now_us(), {"force": False})
             self._put(self._jobs[self._limits.job(handle).id], request)
-        for key in dict.fromkeys(limit.key for _, limit in limited):
+        for key in dict.fromkeys([*settled, *(limit.key for _, limit in limited)]):
             balance(self._limits, key)
 
     async def read(self, job_id: str) -> StoredJob | None:
@@ -379,15 +383,15 @@ class MemoryJobStore(JobStore):
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         now = self.clock.now_us()
         claims: list[Claim] = []
-        held: list[tuple[int, str]] = []
+        held: list[tuple[int, int, str]] = []
         while self._due and self._due[0][0] <= now and len(claims) < limit:
-            due_us, job_id = heapq.heappop(self._due)
+            due_us, _, job_id = entry = heapq.heappop(self._due)
             job = self._jobs.get(job_id)
             if job is None or job.row.due_us != due_us:
                 continue
             if job.owner is None:
                 claims.append(self._lease(job, worker))
-            held.append((due_us, job_id))  # still due until a commit says otherwise
+            held.append(entry)  # still due until a commit says otherwise
         for entry in held:
             heapq.heappush(self._due, entry)
         self._count(len(claims))
@@ -436,15 +440,13 @@ class MemoryJobStore(JobStore):
         if has_slot != job.has_slot:
             self._set_slot(job, has_slot)
         self._record(job, commit, now)
-        self._let_in([job] if is_new else [])
-        if limit is not None:
-            balance(self._limits, limit.key)
-        self._accept_all(commit.children)
+        entered = [*([job] if is_new else []), *self._accept_all(commit.children)]
         for leak in self._leaks.made_of(job.id, job.new.definition.workflow_id, commit.leaks, now):
             self._keep_leak(leak)
         for job_id, request in commit.posts:
             if (other := self._jobs.get(job_id)) is not None and not other.row.status.is_final:
                 self._put(other, request)
+        self._let_in(entered, [limit.key] if limit is not None and status != JobStatus.RUNNING else [])
         self._count(2)
 
     async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
@@ -482,13 +484,13 @@ class MemoryJobStore(JobStore):
     async def next_due_us(self) -> int | None:
         earliest, held = None, []
         while self._due:
-            due_us, job_id = self._due[0]
+            due_us, _, job_id = entry = self._due[0]
             job = self._jobs.get(job_id)
             if job is not None and job.row.due_us == due_us:
                 if job.owner is None:
                     earliest = due_us
                     break
-                held.append((due_us, job_id))  # its holder's commit says how it goes on; a release leaves it due
+                held.append(entry)  # its holder's commit says how it goes on; a release leaves it due
             heapq.heappop(self._due)
         for entry in held:
             heapq.heappush(self._due, entry)
@@ -575,10 +577,10 @@ class MemoryJobStore(JobStore):
 
     async def delete_final(self, before_us: int, limit: int, within_s: float = DELETE_S) -> int:
         allowance, count = Allowance(within_s, self.clock), 0
-        stay: list[tuple[int, str]] = []
+        stay: list[tuple[int, int, str]] = []
         while self._ended and self._ended[0][0] < before_us and count < limit and not (count and allowance.is_spent):
             entry = heapq.heappop(self._ended)
-            job = self._jobs.get(entry[1])
+            job = self._jobs.get(entry[2])
             if job is None or job.new.parent_id in self._jobs:
                 continue  # it is gone, or goes with its parent
             tree = self._tree(job)
@@ -692,7 +694,7 @@ class MemoryJobStore(JobStore):
         if job.row.status == JobStatus.QUEUED and not job.is_blocked:
             self._enqueue(job)
         if job.row.due_us is not None:
-            heapq.heappush(self._due, (job.row.due_us, job.id))
+            heapq.heappush(self._due, (job.row.due_us, job.handle, job.id))
 
     def _add(self, job: MemoryJob) -> None:
         """Enter a job wherever jobs are looked up."""
@@ -784,7 +786,7 @@ class MemoryJobStore(JobStore):
         self._children.pop(job.id, None)
         self._output.forget(job.id)
         if len(self._ended) > 2 * len(self._jobs) + STALE:
-            self._ended = sorted(entry for entry in self._ended if entry[1] in self._jobs)
+            self._ended = sorted(entry for entry in self._ended if entry[2] in self._jobs)
         if job.new.idempotency_key is not None:
             self._keys.pop((job.new.definition.workflow_id, job.new.idempotency_key), None)
 
@@ -811,9 +813,9 @@ class MemoryJobStore(JobStore):
         elif row.status == JobStatus.RUNNING and before != JobStatus.RUNNING:
             job.queued_us = now  # taken over at once, with no wait in the queue
         if row.due_us is not None:
-            heapq.heappush(self._due, (row.due_us, job.id))
+            heapq.heappush(self._due, (row.due_us, job.handle, job.id))
         if row.completed_us is not None:
-            heapq.heappush(self._ended, (row.completed_us, job.id))
+            heapq.heappush(self._ended, (row.completed_us, job.handle, job.id))
         if job.limit is not None:
             self._limits.note(job)
 

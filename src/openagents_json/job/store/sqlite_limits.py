@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from openagents_json.job.model import JobStatus
 from openagents_json.job.store.limits import (
     HOLDERS_SHOWN,
     REPLACED,
@@ -19,6 +20,7 @@ from openagents_json.job.store.limits import (
     enter,
     refuse,
 )
+from openagents_json.job.store.records import Commit
 from openagents_json.job.store.sqlite_rows import SQL, limit_in
 from openagents_json.jsondata import encode
 
@@ -59,6 +61,16 @@ class SqliteBook:
 
     def take(self, handle: int) -> None:
         self._execute(SQL["slot_take"], (handle,))
+
+
+def limited_in(commit: Commit) -> tuple[list[Entry], list[str]]:
+    """What a commit means for the limit of its job, if it has one: who enters the queue, and of which key a slot may
+    come free."""
+    claim, status = commit.claim, commit.row.status
+    if claim.limit is None or status == JobStatus.RUNNING:
+        return [], []
+    is_new = commit.previous_status == JobStatus.CREATED and status == JobStatus.QUEUED
+    return [Entry(claim.handle, claim.job_id, claim.limit)] if is_new else [], [claim.limit.key]
 
 
 def let_in(connection: sqlite3.Connection, entries: Sequence[Entry], now_us: int) -> None:

@@ -13,13 +13,13 @@ from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
-from openagents_json.job.store.limits import Entry, Limit
+from openagents_json.job.store.limits import Entry
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.rows import history_rows, requirement
 from openagents_json.job.store.rules import is_written, same_body
 from openagents_json.job.store.sqlite_batches import jobs_to_hold, leased_jobs, write_rows
 from openagents_json.job.store.sqlite_leaks import add_leaks
-from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values
+from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values, limited_in
 from openagents_json.job.store.sqlite_queue import first_in_queue
 from openagents_json.job.store.sqlite_rows import SQL, commit_values, events_after, history_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS
@@ -118,6 +118,14 @@ class SqliteTables:
         self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]
     ) -> list[int | None]:
         """Their keys, None for one whose id is there already."""
+        keys, entries = self._put_jobs(connection, jobs)
+        self._let_in(connection, entries)
+        return keys
+
+    def _put_jobs(
+        self, connection: sqlite3.Connection, jobs: list[tuple[NewJob, list[tuple[int, int, bytes]]]]
+    ) -> tuple[list[int | None], list[Entry]]:
+        """As `_write_jobs`, but those that enter the queue and have a limit are still to be let in."""
         now = self._clock.now_us()
         (first_key,) = connection.execute(SQL["next_key"]).fetchone()
         rows, history = [], []
@@ -176,14 +184,14 @@ class SqliteTables:
             for key, (job, _) in enumerate(jobs, first_key)
             if job.limit is not None and job.row.status == JobStatus.QUEUED and key in written
         ]
-        self._queue_limited(connection, entries, {entry.limit.key for entry in entries})
-        return [key if key in written else None for key in range(first_key, first_key + len(jobs))]
+        return [key if key in written else None for key in range(first_key, first_key + len(jobs))], entries
 
-    def _queue_limited(self, connection: sqlite3.Connection, entries: list[Entry], keys: Collection[str]) -> None:
-        """Let jobs with a limit into the queue, and give the slots of these keys to those that come first."""
+    def _let_in(self, connection: sqlite3.Connection, entries: list[Entry], settled: Collection[str] = ()) -> None:
+        """Let jobs with a limit into the queue, and give the slots of their keys to those that come first; `settled`
+        are keys of which some may have come free."""
         if entries:
             let_in(connection, entries, self._clock.now_us())
-        balance_all(connection, keys)
+        balance_all(connection, {*settled, *(entry.limit.key for entry in entries)})
 
     def set_aging(self, connection: sqlite3.Connection, aging_s: float) -> None:
         """As the verb of the store says."""
@@ -243,10 +251,10 @@ class SqliteTables:
                 raise _NotAsExpected
         write_rows(connection, "history_put", history)
         for commit, _ in commits:
-            if commit.claim.limit is not None and commit.row.status != JobStatus.RUNNING:
-                self._limited_settled(connection, commit, commit.claim.limit)
+            entries, keys = limited_in(commit)
             if commit.children:
-                self._write_jobs(connection, [(child, history_rows(child.events)) for child in commit.children])
+                children = [(child, history_rows(child.events)) for child in commit.children]
+                entries += self._put_jobs(connection, children)[1]
             if commit.abandoned:
                 values = (commit.claim.handle, commit.claim.owner, commit.abandoned)
                 connection.execute(SQL["threads_abandoned"], values)
@@ -258,13 +266,8 @@ class SqliteTables:
                 number, key = commit.row.last_event, commit.claim.handle
                 connection.execute(SQL["snapshot_put"], (key, FOLD_VERSION, number, commit.snapshot))
                 connection.execute(SQL["snapshot_mark"], (number, key))
+            self._let_in(connection, entries, keys)  # a job and its children go together
         self.rows += len(commits) + len(history) + len(drained)
-
-    def _limited_settled(self, connection: sqlite3.Connection, commit: Commit, limit: Limit) -> None:
-        """What the commit of a job with a limit means for its key; the row is written."""
-        is_new = commit.previous_status == JobStatus.CREATED and commit.row.status == JobStatus.QUEUED
-        entries = [Entry(commit.claim.handle, commit.claim.job_id, limit)] if is_new else []
-        self._queue_limited(connection, entries, [limit.key])
 
     def _hold_all(self, connection: sqlite3.Connection, holds: list[tuple[str, str, Request]]) -> list[Outcome]:
         """All holds of the group at once; only if one of them cannot be, one by one to find out which."""

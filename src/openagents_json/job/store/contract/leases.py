@@ -363,6 +363,14 @@ class LeaseContract(WithClock):
         assert [claim.job_id for claim in await store.hold_due("w1", 2)] == [soon, late]
         assert [claim.job_id for claim in await store.hold_due("w2", 2)] == [later]
 
+    async def test_timers_of_one_moment_come_in_the_order_in_which_their_jobs_were_accepted(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        ids = [await accept(store, clock, job_id=name, start_in_s=10) for name in ("c", "a", "b")]
+        clock.advance(10)
+        assert [claim.job_id for claim in await store.hold_due("w1", 2)] == ids[:2]
+        assert [claim.job_id for claim in await store.hold_due("w2", 2)] == ids[2:]
+
     async def test_held_job_is_not_due_until_it_is_released(self, store: JobStore, clock: FakeClock) -> None:
         job_id = await accept(store, clock, start_in_s=10)
         due_us = await store.next_due_us()

@@ -225,7 +225,7 @@ class MovingContract(WithClock):
     async def test_family_is_read_at_one_moment(self, store: JobStore, clock: FakeClock) -> None:
         """A parent of one moment and a child of another would wait for each other where they go."""
         parent = await begin(store, clock)
-        before, readings = parent.committed, 0
+        before, readings, was_read = parent.committed, 0, asyncio.Event()
 
         async def give_birth(times: int) -> None:
             for number in range(times):
@@ -233,12 +233,15 @@ class MovingContract(WithClock):
                 child = child_of(clock, parent.job_id, start=False)
                 await store.commit(replace(parent.commit_of(asked), children=[child]))
                 await asyncio.sleep(0)
+                if number == times // 2:
+                    await was_read.wait()  # however slow the reader is, it reads in between
 
         writing = asyncio.create_task(give_birth(30))
         while not writing.done():
             root, *children = await store.read_family(parent.job_id)
             assert root.new.row.last_event - before == len(children)
             readings += 1
+            was_read.set()
             await asyncio.sleep(0)
         await writing
         assert len(await store.read_family(parent.job_id)) == 31 and readings > 1

@@ -130,6 +130,42 @@ class OverflowContract(WithClock):
         await store.commit(replace(holder.commit_of(holder.succeeded("second")), children=[successor]))
         assert await take_all(store) == [successor.job_id]
 
+    async def test_of_jobs_that_enter_together_those_that_would_be_refused_are_let_in_first(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        """Versions of a workflow may differ in their limits."""
+        patient, urgent = limited(clock), limited(clock, overflow="reject")
+        ids = await store.create_all([patient, urgent])
+        assert await have_slots(store, ids) == [False, True]
+        with pytest.raises(LimitReached):
+            await store.create_all([limited(clock), limited(clock, overflow="reject")])
+        assert await take_all(store) == [urgent.job_id]
+        assert len(await store.find_ids("", 10)) == 2
+
+    async def test_job_and_its_child_enter_together(self, store: JobStore, clock: FakeClock) -> None:
+        parent = await accept_limited(store, clock, start=False)
+        held = await store.hold(parent, "w1", request("start"))
+        assert held is not None and held.claim is not None
+        commit = Holder(clock, held.claim).commit_of(drains=held.claim.requests)
+        child = limited(clock, overflow="reject")
+        await store.commit(replace(commit, children=[child]))
+        assert await have_slots(store, [parent, child.job_id]) == [False, True]
+
+    async def test_successor_has_the_slot_of_its_parent_before_those_that_wait(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        waiting = await accept_limited(store, clock, hold="running", overflow="reject")
+        holder = await begin_limited(store, clock)
+        await holder.commit(store, Requested("pause", None, None), holder.succeeded("first"))
+        parent = await accept_limited(store, clock, hold="running", overflow="reject")
+        await settle(store, clock, waiting, request("resume"))
+        holder = await begin_limited(store, clock)
+        await holder.commit(store, holder.succeeded("first"))
+        successor = limited(clock, hold="running", overflow="reject")
+        await store.commit(replace(holder.commit_of(holder.succeeded("second")), children=[successor]))
+        assert await have_slots(store, [waiting, parent, successor.job_id]) == [False, False, True]
+        assert await take_all(store) == [successor.job_id]
+
     # ── replace ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def test_newest_job_asks_the_older_ones_to_cancel(self, store: JobStore, clock: FakeClock) -> None:
@@ -159,6 +195,29 @@ class OverflowContract(WithClock):
         many = await store.create_all([limited(clock, 3, overflow="replace") for _ in range(5)])
         assert [len(await store.read_requests(job_id)) for job_id in many] == [1, 1, 0, 0, 0]
         assert [len(await store.read_requests(job_id)) for job_id in [old, *ids]] == [1, 1, 1, 1, 1]
+
+    async def test_of_jobs_that_enter_together_the_last_replaces_the_others(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        jobs = [limited(clock, overflow="replace") for _ in range(3)]
+        first, second, third = await store.create_all(jobs)
+        for job_id in (first, second):
+            [asked] = await store.read_requests(job_id)
+            assert asked.reason == f"job {third} replaces it"
+        assert await store.read_requests(third) == []
+
+    async def test_request_by_a_commit_comes_before_that_of_the_job_which_replaces(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        """The one is made while the events are written, the other when the children are let in."""
+        await accept(store, clock)
+        parent = await claim_one(store, clock)
+        await parent.commit(store, parent.started())
+        old = await accept_limited(store, clock, overflow="replace")
+        commit = parent.commit_of(parent.succeeded("first"))
+        child, post = limited(clock, overflow="replace"), request("pause", "from the parent")
+        await store.commit(replace(commit, children=[child], posts=[(old, post)]))
+        assert [asked.key for asked in await store.read_requests(old)] == ["from the parent", REPLACED]
 
     async def test_jobs_that_rest_without_a_slot_are_not_replaced(self, store: JobStore, clock: FakeClock) -> None:
         resting = await accept_limited(store, clock, hold="running", overflow="replace")

@@ -90,6 +90,20 @@ class UpkeepContract(WithClock):
         for job_id in old:
             assert await store.read(job_id) is None
 
+    async def test_of_jobs_that_ended_at_one_moment_those_accepted_first_are_deleted_first(
+        self, store: JobStore, clock: FakeClock
+    ) -> None:
+        ids = ["c", "a", "b"]
+        for job_id in ids:
+            await accept(store, clock, QUIET, job_id=job_id)
+        for claim in await store.claim("w1", 3):
+            holder = Holder(clock, claim)
+            await holder.commit(store, holder.started())
+        clock.advance(1)
+        for count in (1, 2, 3):
+            assert await store.delete_final(clock.now_us(), 1) == 1
+            assert [job_id for job_id in ids if await store.read_summary(job_id) is not None] == ids[count:]
+
     async def test_transaction_that_deletes_ends_when_its_time_is_up(self, store: JobStore, clock: FakeClock) -> None:
         old = [(await begin(store, clock, document=QUIET)).job_id for _ in range(2 * ROOTS_AT_ONCE + 3)]
         clock.advance(60)
