@@ -110,17 +110,16 @@ async def urgent(folder: Path, small: int) -> list[Figure]:
     late = []
     async with app_on(folder).manager(max_jobs=2, max_preemptions=0) as jobs:
         for _ in range(URGENT):
-            asked = time.perf_counter()
-            job_id = await jobs.create_job("note", {"n": 1}, "CRITICAL", start=True)
-            async for event in jobs.watch(job_id):
-                if event.type == "job.started":
-                    break
-            late.append(time.perf_counter() - asked)
-            await asyncio.sleep(0.05)
-        await jobs.store.set_aging(3_600.0)
+            job = await jobs.wait(await jobs.create_job("note", {"n": 1}, "CRITICAL", start=True))
+            ended = await jobs.list_jobs({"completed_at": {"after": job.created_at}}, order="completed_at", limit=1)
+            free_at = next((one.completed_at for one in ended if one.id != job.id), None) or job.created_at
+            assert job.started_at is not None, "it has ended"
+            late.append((job.started_at - min(free_at, job.started_at)).total_seconds())
     return [
-        Figure(f"CRITICAL among {count:,} LOW jobs begins, median, ms", statistics.median(late) * 1_000),
-        Figure("… slowest, steps of 5 ms included, ms", max(late) * 1_000, at_most=25.0),
+        Figure(
+            f"CRITICAL among {count:,} LOW ones begins after a slot is free, median, ms", 1e3 * statistics.median(late)
+        ),
+        Figure("… slowest, ms", 1e3 * max(late), at_most=20.0),
     ]
 
 

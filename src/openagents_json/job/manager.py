@@ -68,6 +68,7 @@ from openagents_json.settings import Settings, load_settings
 from openagents_json.workflow import EnvironmentSecrets, SecretProvider, WorkflowRegistry
 from openagents_json.workflow.plan import signal_problems
 
+ALLOWED_UNTIL_FINAL: tuple[Verb, ...] = ("signal", "set_priority")  # and the store knows a job that is final
 ASK_TRIES = 20  # a request that meets a job in the middle of a hand-over looks again so often
 EVENT_PAGE = 1_000
 MADE_AT_ONCE = 100  # of many new jobs, in one turn of the event loop
@@ -440,7 +441,7 @@ class JobManager:
         check_reason(reason)
         if not self._is_open:
             raise StoreUnavailable("The manager is not open; use `async with` it.")
-        if key is None and verb != "signal":  # the store knows a repeated key, and a final job
+        if key is None and verb not in ALLOWED_UNTIL_FINAL:
             await self._refuse_early(job_id, verb)
         now_us = self.clock.now_us()
         request = Request(f"{verb}:{key or uuid7(now_us)}", verb, by, reason, now_us, payload or {})
