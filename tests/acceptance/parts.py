@@ -33,6 +33,13 @@ def note(value: Any) -> Any:
     return value
 
 
+@app.tool("spend")
+async def spend(context: StepContext, tokens: int = 0, cost: float = 0.0) -> int:
+    """Says that it has spent something."""
+    context.spend(tokens=tokens, cost=cost)
+    return tokens
+
+
 @app.tool("chatty")
 async def chatty(value: Any) -> Any:
     """Prints to stdout, where the JSON goes."""

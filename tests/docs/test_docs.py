@@ -23,6 +23,7 @@ from openagents_json.job.manager import JobManager as Manager
 from openagents_json.workflow import limits
 from openagents_json.workflow.model import (
     RESERVED_IDS,
+    Budget,
     Case,
     Catch,
     Compensate,
@@ -178,7 +179,7 @@ def test_language_page_shows_every_field_in_an_example() -> None:
     for block in blocks_of(DOCS / "language.md"):
         if block.language == "json" and block.is_workflow:
             shown |= names_in(json.loads(block.text))
-    models = (Workflow, Concurrency, Step, Repeat, Case, Wait, Catch, Compensate, Raise, Retry)
+    models = (Workflow, Concurrency, Budget, Step, Repeat, Case, Wait, Catch, Compensate, Raise, Retry)
     fields = {field.alias or name for model in models for name, field in model.model_fields.items()}
     assert fields - shown == {"document", "given"}, "these are not of the language"
 

@@ -426,3 +426,23 @@ async def defer_things_async(file: str, how: str, ctx: StepContext) -> str:
         await ctx.wait_cancelled()
         await asyncio.sleep(1000)
     return "well"
+
+
+# ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@registry.tool
+def spend(ctx: StepContext, tokens: int, cost: float = 0.0, then: str = "return", started: str = "") -> int:
+    """Report it in two parts, and then return, raise, die, or stay."""
+    ctx.spend(tokens=tokens - 1, cost=cost)
+    ctx.spend(tokens=1)
+    if started:
+        Path(started).touch()
+    match then:
+        case "raise":
+            raise RetryableError("llm.overloaded", "it was spent in vain")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stay":
+            forever()
+    return tokens

@@ -82,7 +82,7 @@ async def test_queued_job_has_its_place_and_who_stands_before_it(bench: Bench) -
         busy = await jobs.create_job("busy", start=True)
         await bench.gate().wait_entered()
         urgent = await jobs.create_job(flow, priority="HIGH", start=True)
-        await bench.pass_time(60)
+        await bench.pass_time(9)
         job_id = await jobs.create_job(flow, start=True)
         found = await explained(jobs, job_id, "queue")
         score = found.score
@@ -118,10 +118,6 @@ async def test_estimate_rests_on_how_fast_jobs_began(bench: Bench) -> None:
         assert found.estimate is not None and found.estimate.begins_at is not None
         assert (found.estimate.begins_at - bench.clock.now()).total_seconds() == pytest.approx(2 * 10 - 4)
         assert found.estimate.basis == "the last 5 jobs began at 6.0 a minute, and 1 stand before it"
-        await bench.pass_time(700)
-        later = await jobs.explain(waiting[1])
-        assert later.estimate is not None and later.estimate.begins_at is None
-        assert "no job has begun for 12 minutes" in later.estimate.basis
         bench.gate().open()
         for one in waiting:
             await final(jobs, one)

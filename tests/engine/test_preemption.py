@@ -95,10 +95,11 @@ async def test_nobody_makes_room_without_need(bench: Bench, options: dict[str, A
 async def test_urgent_job_that_came_too_late_gets_room_when_the_other_has_run_long_enough(bench: Bench) -> None:
     """LOW has waited in the queue for so long that it would still come first if it went back; later it would not."""
     async with bench.manager(max_jobs=1) as jobs:
+        await jobs.set_aging(9)
         first = await jobs.create_job(bench.one("gate", "first"), priority="CRITICAL", start=True)
         await bench.gate().wait_entered()
         low = await jobs.create_job(gates(bench, "low", "long", preemptible=True), priority="LOW", start=True)
-        await bench.pass_time(3_600)
+        await bench.pass_time(9)
         bench.gate().open()
         assert await final(jobs, first) == "COMPLETED"
         await bench.gate("long").wait_entered()

@@ -19,8 +19,9 @@ import pytest
 import pytest_asyncio
 
 from openagents_json import FatalError, InvalidInputs, RetryableError, StepFailure
+from openagents_json.amounts import Amounts
 from openagents_json.components import Resource, reference_to
-from openagents_json.job.engine.processes import LogLine, Output, ProcessCall, ProcessPool, ProcessRun, groups
+from openagents_json.job.engine.processes import LogLine, Output, ProcessCall, ProcessPool, ProcessRun, frames, groups
 from tests.engine.process_components import registry
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -32,6 +33,7 @@ class Recorder:
     def __init__(self) -> None:
         self.progressed: list[tuple[float, str]] = []
         self.emitted: list[Any] = []
+        self.spent: list[Amounts] = []
         self.tracked: list[Resource] = []
         self.printed: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self.largest_chunk = 0
@@ -43,6 +45,9 @@ class Recorder:
 
     def emit(self, data: Any) -> None:
         self.emitted.append(data)
+
+    def spend(self, spent: Amounts) -> None:
+        self.spent.append(spent)
 
     def track(self, resource: Resource) -> Future[str]:
         self.tracked.append(resource)
@@ -557,3 +562,21 @@ async def test_nothing_is_left_of_a_parent_that_was_killed(tmp_path: Path) -> No
     await wait_until(lambda: not [state for _, state in groups.members(group) if state not in "ZX"])
     await wait_until(lambda: not runs(warden))
     assert not runs(daemon)
+
+
+# ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_all_that_was_reported_before_a_kill_is_heard(bench: Bench, tmp_path: Path) -> None:
+    run = bench.submit("spend", tokens=10, cost=0.1, then="die")
+    with pytest.raises(StepFailure):
+        await run.done
+    assert bench.recorder.spent == [{"tokens": 9, "cost_nanos": 100_000_000}, {"tokens": 1}]
+
+
+@pytest.mark.parametrize(("tokens", "cost_nanos"), [(-1, 0), (0, -1), (10**16, 0), (0, 10**19)])
+async def test_amounts_that_no_component_can_have_reported_are_garbage(tokens: int, cost_nanos: int) -> None:
+    reader: frames.FrameReader[frames.Reply] = frames.FrameReader(frames.Reply, frames.REPLY_BYTES)
+    forged = frames.to_bytes(frames.Spend(1, tokens, cost_nanos))
+    with pytest.raises(frames.Garbage):
+        reader.feed(forged)

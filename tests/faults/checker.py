@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openagents_json.amounts import inside
 from openagents_json.clock import as_microseconds
 from openagents_json.errors import StoreError
 from openagents_json.job.events import Event, unknown_keys
@@ -24,7 +25,7 @@ from openagents_json.job.machine.state import decode_snapshot
 from openagents_json.job.model import JobStatus, JobSummary
 from openagents_json.job.store import JobRow, JobStore, row_of
 from openagents_json.job.store.query import build_query, encode_cursor
-from openagents_json.jsondata import decode
+from openagents_json.jsondata import decode, encode
 from openagents_json.workflow import Plan, build_plan, stored_workflow
 
 FINAL_EVENTS = {"job.completed": "COMPLETED", "job.failed": "FAILED", "job.cancelled": "CANCELLED"}
@@ -339,4 +340,11 @@ def _row_of_summary(summary: JobSummary, like: JobRow) -> JobRow:
         cancel_requested=summary.cancel_requested,
         requires=summary.requires,
         deaths=like.deaths,
+        spending=_spending_of(summary),
     )
+
+
+def _spending_of(summary: JobSummary) -> str | None:
+    if not summary.budget and not summary.spent:
+        return None
+    return encode({"budget": inside(summary.budget), "spent": inside(summary.spent)}).decode()

@@ -393,3 +393,24 @@ def test_plain_lines_begin_with_what_runs_already() -> None:
     lines = io.StringIO()
     PlainDisplay(view, Output(lines))
     assert "files: running" in lines.getvalue()
+
+
+def test_view_adds_up_what_steps_and_children_spend() -> None:
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("job.created", {"job_id": "j", "workflow_id": "w", "version": "1.0.0", "budget": {"tokens": 100}}),
+        ("attempt.spent", {"path": "a", "attempt": 1, "spent": {"tokens": 5}}),
+        ("step.completed", {"path": "a", "attempt": 1, "spent": {"tokens": 7, "cost_nanos": 10}}),
+        ("child.spent", {"path": "b", "child_id": "c", "spent": {"time_us": 3, "tokens": 20}}),
+        ("job.pause_requested", {"by": "budget", "reason": "spent", "budget": "tokens"}),
+        ("job.budget_added", {"amounts": {"tokens": 50}, "by": None, "reason": None}),
+        ("child.ended", {"path": "b", "child_id": "c", "status": "COMPLETED", "spent": {"time_us": 4, "tokens": 21}}),
+        ("job.paused", {}),
+    ]
+    view = JobView()
+    for number, (type, data) in enumerate(events, 1):
+        view.take(Event(number, type, number, data))
+    assert view.spent == {"tokens": 33, "cost_nanos": 10, "time_us": 4}
+    assert view.budget == {"tokens": 150}
+    assert view.after_pause == "`openagents jobs add-budget` and `openagents jobs resume`"
+    view.take(Event(9, "job.queued", 9, {"reason": "resumed"}))
+    assert view.after_pause == "`openagents jobs resume`"

@@ -5,9 +5,12 @@ import gc
 import logging
 import threading
 from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from openagents_json.amounts import Amounts
 from openagents_json.components import StepContext
 from openagents_json.components.link import NoLink
 
@@ -146,3 +149,49 @@ async def test_sleep_goes_by_the_given_clock() -> None:
 
 def test_context_shows_which_attempt_it_is() -> None:
     assert repr(StepContext.for_tests(step="a", attempt=2)).startswith("<StepContext a of job ")
+
+
+# ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Purse(NoLink):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Amounts] = []
+
+    def spend(self, spent: Amounts) -> None:
+        self.told.append(spent)
+
+
+def test_spending_reaches_the_link_in_whole_numbers() -> None:
+    purse = Purse()
+    context = StepContext.for_tests(link=purse)
+    context.spend(tokens=3, cost=0.1)
+    context.spend(cost=Decimal("0.5"))
+    context.spend()
+    context.spend(tokens=0, cost=1e-12)
+    assert purse.told == [{"tokens": 3, "cost_nanos": 100_000_000}, {"cost_nanos": 500_000_000}]
+
+
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        {"tokens": -1},
+        {"tokens": 1.0},
+        {"tokens": True},
+        {"cost": -1},
+        {"cost": float("inf")},
+        {"cost": "1"},
+        {"cost": 1e10},
+    ],
+)
+def test_amounts_that_cannot_be_are_refused_and_nothing_is_counted(amounts: dict[str, Any]) -> None:
+    purse = Purse()
+    with pytest.raises(ValueError, match=r"tokens|cost"):
+        StepContext.for_tests(link=purse).spend(**{"tokens": 1, **amounts})
+    assert purse.told == []
+
+
+def test_component_that_is_called_in_a_test_may_spend() -> None:
+    StepContext.for_tests().spend(tokens=5)

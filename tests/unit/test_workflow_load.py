@@ -515,3 +515,28 @@ def _written(path: Path, text: str) -> Path:
 def _bytes(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "message"),
+    [
+        ({"tokens": 0}, ".tokens", "It must be at least 1."),
+        ({"tokens": 1.5}, ".tokens", "It must be an integer, but it is the number 1.5."),
+        ({"cost": 0}, ".cost", "It must be at least 1e-09."),
+        ({"seconds": 2e9}, ".seconds", "It must be at most 1e+09."),
+        ({"token": 5}, ".token", "`budget` has no field 'token'."),
+        ({}, "", "`budget` must not be empty."),
+        (7, "", "It must be an object, but it is the number 7."),
+    ],
+)
+def test_budget_is_checked(given: Any, path: str, message: str) -> None:
+    problem = problem_of(definition(budget=given))
+    assert (problem.path, problem.message) == (f"$.budget{path}", message)
+
+
+def test_budget_is_kept_in_whole_numbers() -> None:
+    workflow = parse_workflow(definition(budget={"seconds": 1.5, "tokens": 10, "cost": 0.1}))
+    assert workflow.spendable == {"time_us": 1_500_000, "tokens": 10, "cost_nanos": 100_000_000}
+    assert parse_workflow(definition(budget={"tokens": 10, "cost": None})).spendable == {"tokens": 10}
+    assert parse_workflow(definition(budget=None)).spendable == {}
+    assert parse_workflow(definition()).spendable == {}

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from openagents_json.cli.exit_codes import Exit, epilog
-from openagents_json.cli.options import By, Components, JobId, JobIds, Json, Reason, Store, WaitTimeout, WaitUntilSo
+from openagents_json.cli.options import (
+    Budget,
+    By,
+    Components,
+    JobId,
+    JobIds,
+    Json,
+    Reason,
+    Store,
+    WaitTimeout,
+    WaitUntilSo,
+)
 from openagents_json.cli.output import output_of
 from openagents_json.cli.timeline import timeline
 
@@ -190,6 +201,25 @@ def priority(
     return ask("set priority of", [job], by, reason, store, output_of(context, as_json), priority=level)
 
 
+@app.command("add-budget", epilog=epilog())
+def add_budget(
+    context: typer.Context,
+    job: JobId,
+    amounts: Annotated[
+        list[str],
+        typer.Argument(metavar="AMOUNT…", help="What it gets in addition: seconds=600, tokens=5000, cost=2.5."),
+    ],
+    by: By = None,
+    reason: Reason = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Give a job more to spend than its budget says; one that was paused because of it is resumed by `jobs resume`."""
+    from openagents_json.cli.budgets import add_budget as add
+
+    return add(job, amounts, by, reason, store, output_of(context, as_json))
+
+
 @app.command("signal", epilog=epilog())
 def signal(
     context: typer.Context,
@@ -254,6 +284,7 @@ def retry(
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="The same key again gives the same job.")
     ] = None,
+    budget: Budget = None,
     by: By = None,
     reason: Reason = None,
     store: Store = None,
@@ -262,7 +293,9 @@ def retry(
     """Make a new job from one that has ended: it takes over what is done and runs the rest again."""
     from openagents_json.cli.retrying import RetryOptions, retry_job
 
-    options = RetryOptions(from_step, tuple(inputs or ()), tuple(outputs or ()), priority, idempotency_key, by, reason)
+    options = RetryOptions(
+        from_step, tuple(inputs or ()), tuple(outputs or ()), priority, idempotency_key, by, reason, tuple(budget or ())
+    )
     return retry_job(job, options, store, output_of(context, as_json))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from openagents_json.amounts import outside
+from openagents_json.cli.budgets import spent_text
 from openagents_json.cli.exit_codes import Exit
 from openagents_json.cli.failures import UsageProblem
 from openagents_json.cli.opening import opened
@@ -104,8 +106,10 @@ async def _list(filters: Filters, store: str | None, output: Output) -> int:
     if not page.jobs:
         output.say("No job fits.")
         return Exit.DONE
-    head = ("JOB", "STATUS", "DONE", "PRIORITY", "CREATED", "TOOK", "NOW")
-    output.table([head, *(_row(job, now) for job in page.jobs)])
+    spent = [spent_text(job.spent, job.budget) for job in page.jobs]
+    head = ("JOB", "STATUS", "DONE", "PRIORITY", "CREATED", "TOOK", *(("SPENT",) if any(spent) else ()), "NOW")
+    rows = [_row(job, now, (text or "-",) if any(spent) else ()) for job, text in zip(page.jobs, spent, strict=True)]
+    output.table([head, *rows])
     if page.cursor is not None:
         output.say(f"There are more: --cursor {page.cursor}")
     return Exit.DONE
@@ -117,7 +121,7 @@ def summary_document(job: JobSummary) -> dict[str, Any]:
     return {"job": job_name(job.workflow_id, job.id), "display_status": job.display_status, **fields}
 
 
-def _row(job: JobSummary, now: datetime) -> tuple[str, ...]:
+def _row(job: JobSummary, now: datetime, spent: tuple[str, ...]) -> tuple[str, ...]:
     status = job.display_status
     if not job.status.is_final and (job.cancel_requested or job.pause_requested):
         status += ", cancel asked" if job.cancel_requested else ", pause asked"
@@ -132,6 +136,7 @@ def _row(job: JobSummary, now: datetime) -> tuple[str, ...]:
         str(job.priority),
         short_time(job.created_at, now),
         took,
+        *spent,
         printable(doing, 100),
     )
 
@@ -163,6 +168,8 @@ def status_lines(status: Mapping[str, Any], now: datetime) -> list[str]:
     lines.append(f"  version  {printable(status['version'])}")
     times = [("created", "created_at"), ("started", "started_at"), ("ended", "completed_at")]
     lines += [f"  {label:<7}  {short_time(status[key], now)}" for label, key in times if status[key] is not None]
+    if spent := spent_text(status["spent"], status["budget"]):
+        lines.append(f"  spent    {spent}")
     lines += _relative_lines(status)
     lines += [f"  waits    {_wait(one, now)}" for one in status["waiting_for"][:STEPS_SHOWN]]
     lines += [f"  asked    {_request(one)}" for one in status["requests"]]
@@ -225,6 +232,8 @@ def _step_row(path: str, step: Mapping[str, Any]) -> tuple[str, str, str]:
         details.append(f"attempt {step['attempt']}")
     if step["started_at"] is not None and step["completed_at"] is not None:
         details.append(duration((step["completed_at"] - step["started_at"]).total_seconds()))
+    if spent := spent_text(step.get("spent", {}), {}):
+        details.append(f"spent {spent}")
     if step["error"] is not None:
         details.append(printable(f"{step['error'].get('type')}: {step['error'].get('message')}", 160))
     return printable(path, 120), str(step["status"]), ", ".join(details)
@@ -233,6 +242,8 @@ def _step_row(path: str, step: Mapping[str, Any]) -> tuple[str, str, str]:
 def _wait(wait: Mapping[str, Any], now: datetime) -> str:
     words = {"resume": "for `openagents jobs resume`", "start": "to be started"}
     text = words.get(wait["kind"], f"for the {printable(str(wait['kind']))}")
+    if wait.get("budget"):
+        text = "for `openagents jobs add-budget`, since its budget is spent, and then `openagents jobs resume`"
     if wait["kind"] == "worker":
         text = _worker_wait(wait)
     elif wait["kind"] == "limit":
@@ -353,6 +364,9 @@ def event_line(event: Event) -> str:
     details += [key for key in ("force", "abandoned") if data.get(key) is True]
     if data.get("skipped"):
         details.append(f"skipped {' and '.join(data['skipped'])}")
+    for key in ("amounts", "spent"):
+        if said := spent_text(outside(data.get(key, {})), {}):
+            details.append(f"{'spent' if key == 'spent' else 'added'} {said}")
     if "took_us" in data:
         details.append(f"took {exact_duration(data['took_us'])}")
     path = printable(str(data.get("path", "")), 120)

@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from openagents_json.amounts import outside
+from openagents_json.cli.budgets import spent_text
 from openagents_json.cli.plain import describe, describe_items, error_text
 from openagents_json.cli.text import count, duration, percent, printable, short_time
 from openagents_json.cli.view import JobView, Row
@@ -96,11 +98,12 @@ def _job_line(view: JobView, now_us: int) -> RenderableType:
     elif view.status == JobStatus.WAITING and view.wake_us is not None:
         text.append(f" until {short_time(as_datetime(view.wake_us))}")
     elif view.status == JobStatus.PAUSED:
-        text.append("; `openagents jobs resume` lets it go on", style="dim")
+        text.append(f"; it goes on after {view.after_pause}", style="dim")
     line = Table.grid(padding=(0, 2))
     share = view.progress()
     bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH)
-    line.add_row(text, bar, percent(share), duration(view.elapsed_s(now_us)))
+    spent = spent_text(outside(view.spent), outside({key: view.budget[key] for key in view.budget if key != "time_us"}))
+    line.add_row(text, bar, percent(share), duration(view.elapsed_s(now_us)), Text(spent, style="dim"))
     return line
 
 

@@ -38,6 +38,14 @@ JobIds = Annotated[
 ]
 By = Annotated[str | None, typer.Option("--by", help="Who asks, for the record. Default: your login name.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the record.")]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="KIND=AMOUNT",
+        help="What the job may spend until it is paused: tokens=10000, cost=2.5, seconds=600; repeatable.",
+    ),
+]
 WaitUntilSo = Annotated[bool, typer.Option("--wait", help="Return when it is so, not when it is asked for.")]
 WaitTimeout = Annotated[
     float | None,

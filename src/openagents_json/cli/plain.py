@@ -85,7 +85,7 @@ class PlainDisplay:
         if view.request is not None:
             text += f", {view.request} requested"
         elif view.status == JobStatus.PAUSED:
-            text += "; it goes on after `openagents jobs resume`"
+            text += f"; it goes on after {view.after_pause}"
         elif view.status == JobStatus.WAITING and view.wake_us is not None:
             text += f" until {short_time(as_datetime(view.wake_us))}"
         self._output.say(f"{short_time(event.at)}  {text}")

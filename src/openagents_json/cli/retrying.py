@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from openagents_json.cli.budgets import read_amounts
 from openagents_json.cli.exit_codes import Exit
 from openagents_json.cli.failures import UsageProblem
 from openagents_json.cli.inputs import parse_value, read_inputs, value_text
@@ -29,15 +30,19 @@ class RetryOptions:
     idempotency_key: str | None = None
     by: str | None = None
     reason: str | None = None
+    budget: tuple[str, ...] = ()
 
 
 def retry_job(text: str, options: RetryOptions, store: str | None, output: Output) -> int:
     """Make the new job and tell its id."""
     check_reason(options.reason)
-    return asyncio.run(_retry(text, options, read_outputs(options.outputs), store, output))
+    budget = read_amounts(options.budget, "--budget")
+    return asyncio.run(_retry(text, options, read_outputs(options.outputs), budget, store, output))
 
 
-async def _retry(text: str, options: RetryOptions, outputs: dict[str, Any], store: str | None, output: Output) -> int:
+async def _retry(
+    text: str, options: RetryOptions, outputs: dict[str, Any], budget: dict[str, Any], store: str | None, output: Output
+) -> int:
     async with opened(store) as jobs:
         origin = await jobs.get_summary(await jobs.find_job(text))
         inputs = read_inputs(options.inputs, None, await _input_schema(jobs, origin.definition))
@@ -50,6 +55,7 @@ async def _retry(text: str, options: RetryOptions, outputs: dict[str, Any], stor
             reason=options.reason,
             priority=options.priority,
             idempotency_key=options.idempotency_key,
+            budget=budget,
         )
         job = await jobs.get_job(job_id)  # a status shows some of the steps only
     taken = [path for path, step in job.steps.items() if "taken_over" in step]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from openagents_json.cli.invocation import invocation_of
-from openagents_json.cli.options import Components, Json, Store, Workflows
+from openagents_json.cli.options import Budget, Components, Json, Store, Workflows
 from openagents_json.cli.output import output_of
 
 
@@ -34,6 +34,7 @@ def run(
         str | None, typer.Option("--idempotency-key", help="The same key again gives the same job.")
     ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag to find the job by; repeatable.")] = None,
+    budget: Budget = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue the job and return; `openagents worker` runs it.")
     ] = False,
@@ -64,6 +65,7 @@ def run(
         priority=priority,
         idempotency_key=idempotency_key,
         tags=tuple(tags or ()),
+        budget=tuple(budget or ()),
         detach=detach,
         resume=resume,
         timeout_s=timeout_s,

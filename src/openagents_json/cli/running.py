@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openagents_json.app import OpenAgentsApp
+from openagents_json.cli.budgets import read_amounts
 from openagents_json.cli.exit_codes import OF_STATUS, Exit
 from openagents_json.cli.inputs import read_inputs
 from openagents_json.cli.invocation import Invocation
@@ -46,6 +47,7 @@ class RunOptions:
     priority: str | None = None
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
+    budget: tuple[str, ...] = ()
     detach: bool = False
     resume: bool = False
     timeout_s: float | None = None
@@ -57,8 +59,9 @@ def run_workflow(options: RunOptions, invocation: Invocation, output: Output) ->
     app = load_app(options.components, options.workflows)
     workflow = app.register_workflow(Path(options.file))
     inputs = read_inputs(options.inputs, options.inputs_file, workflow.inputs)
+    budget = read_amounts(options.budget, "--budget")
     with Stop() as stop:
-        return asyncio.run(_Run(app, workflow, inputs, options, invocation, output, stop).run())
+        return asyncio.run(_Run(app, workflow, inputs, budget, options, invocation, output, stop).run())
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class _Run:
     app: OpenAgentsApp
     workflow: Workflow
     inputs: dict[str, Any]
+    budget: dict[str, Any]
     options: RunOptions
     invocation: Invocation
     output: Output
@@ -100,6 +104,7 @@ class _Run:
             version=self.workflow.version,
             idempotency_key=options.idempotency_key,
             tags=options.tags,
+            budget=self.budget,
             start=True,
         )
         if options.idempotency_key is not None:  # it may be an earlier one, which nobody has started or resumed
@@ -122,6 +127,8 @@ class _Run:
         if different := self.different_inputs(created.data["inputs"], is_same):
             names = printable(", ".join(different), 200)
             self.output.note(f"It keeps the inputs it was created with; now other ones were given: {names}.")
+        if self.budget:
+            self.output.note("It keeps its budget; `openagents jobs add-budget` gives it more.")
         await self.set_going(jobs, job)
 
     def different_inputs(self, inputs: dict[str, Any], is_same_definition: bool) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from openagents_json.amounts import Amounts, add
 from openagents_json.cli.text import short_time
 from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.ids import SHORT_LENGTH
@@ -100,6 +101,10 @@ class JobView:
         self.last_us = 0
         self.request: str | None = None  # a pause or cancel that is asked for and not effective yet
         self.wake_us: int | None = None
+        self.is_spent = False  # it is paused, or will be, because its budget is
+        self.budget: Amounts = {}
+        self.spent: Amounts = {}  # what steps have reported, and what children have told
+        self._children_spent: dict[str, Amounts] = {}
         self.errors: list[ErrorInfo] = []  # the last ERRORS_KEPT that ended a step or the job
         self.error_count = 0
         self._active_us = 0  # time RUNNING before `_running_from_us`
@@ -113,6 +118,11 @@ class JobView:
     @property
     def is_final(self) -> bool:
         return self.status.is_final
+
+    @property
+    def after_pause(self) -> str:
+        """The commands after which a PAUSED job goes on."""
+        return ("`openagents jobs add-budget` and " if self.is_spent else "") + "`openagents jobs resume`"
 
     def elapsed_s(self, now_us: int) -> float:
         """Seconds during which the job was RUNNING: waiting in a queue, pauses and dead workers do not count."""
@@ -134,6 +144,8 @@ class JobView:
         """Fold the next event; the row it concerns, None if it is the job's. Events taken before change nothing."""
         if event.number <= self.number:
             return None
+        if "spent" in event.data:
+            self._spend(event)
         path: str = event.data.get("path", "")
         row = self._row(path) if path else None
         if row is not None and path.endswith("[undo]"):  # its step has ended, and stays what it is
@@ -168,6 +180,18 @@ class JobView:
         self.job_id = event.data["job_id"]
         self.workflow_id = event.data["workflow_id"]
         self.version = event.data["version"]
+        self.budget = dict(event.data.get("budget", {}))
+
+    def _budget_added(self, event: Event) -> None:
+        add(self.budget, event.data["amounts"])
+
+    def _spend(self, event: Event) -> None:
+        """What an attempt has spent since it said so last, or a child in all."""
+        spent: Amounts = dict(event.data["spent"])
+        if (child := event.data.get("child_id")) is not None:
+            known, self._children_spent[child] = self._children_spent.get(child, {}), spent
+            spent = {key: amount - known.get(key, 0) for key, amount in spent.items()}
+        add(self.spent, spent)
 
     def _running(self, event: Event) -> None:
         self.status = JobStatus.RUNNING
@@ -184,6 +208,7 @@ class JobView:
         self.status = status
 
     def _queued(self, event: Event) -> None:
+        self.is_spent = False
         self._resting(JobStatus.QUEUED, event)
 
     def _waiting(self, event: Event) -> None:
@@ -206,11 +231,13 @@ class JobView:
     def _pause_requested(self, event: Event) -> None:
         if self.status != JobStatus.PAUSED:  # else its parent is paused as well
             self.request = "pause"
+            self.is_spent = "budget" in event.data
 
     def _cancel_requested(self, event: Event) -> None:
         self.request = "forced cancel" if event.data.get("force") else "cancel"
 
     def _withdrawn(self, event: Event) -> None:
+        self.is_spent = False
         self.request = None
 
     def _final(self, event: Event) -> None:
@@ -356,6 +383,7 @@ _UNDO = {
 _JOB_RULES: dict[str, Callable[[JobView, Event], None]] = {
     "job.created": JobView._created,
     "job.queued": JobView._queued,
+    "job.budget_added": JobView._budget_added,
     "job.started": JobView._running,
     "job.continued": JobView._running,
     "job.waiting": JobView._waiting,

@@ -12,8 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
 
+from openagents_json.amounts import COST, TOKENS, inside, spent_problem
 from openagents_json.clock import Clock, SystemClock, as_datetime
 from openagents_json.components.link import Link, NoLink, Resource, Until
 from openagents_json.components.output import LOG, LOG_LEVEL, error_of, log_line, sink
@@ -214,6 +216,21 @@ class StepContext:
         output of the attempt, as far as that goes; a watcher that is too slow misses some.
         """
         self.link.emit(plain(data, limit_bytes=EMITTED_BYTES)[0])
+
+    # ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def spend(self, tokens: int = 0, cost: float | Decimal = 0) -> None:
+        """Report what this attempt has spent since it reported last: tokens, and a cost in whatever unit your workflows
+        use, kept exactly to a billionth. It counts however the attempt ends, and towards the `budget` of its job.
+
+        `ValueError` for what is negative, not finite, no number, or above a billion of cost or 10**15 tokens at once.
+        """
+        for kind, amount in ((TOKENS, tokens), (COST, cost)):
+            if (problem := spent_problem(kind, amount)) is not None:
+                raise ValueError(problem)
+        spent = {key: amount for key, amount in inside({TOKENS: tokens, COST: cost}).items() if amount}
+        if spent:
+            self.link.spend(spent)
 
     # ── cleaning up ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from openagents_json.amounts import Amounts
+
 Until: TypeAlias = Literal["step", "job"]
 
 
@@ -34,6 +36,9 @@ class Link(Protocol):
     def emit(self, data: Any) -> None:
         """Plain JSON for those who watch the job now. No history holds it; it stands in the output of the attempt."""
 
+    def spend(self, spent: Amounts) -> None:
+        """Count what the attempt has spent (tokens, cost_nanos)."""
+
     def track(self, resource: Resource) -> Future[str]:
         """Record a resource; the future holds its id when that is committed, or why it could not be."""
 
@@ -46,6 +51,9 @@ class NoLink:
 
     def emit(self, data: Any) -> None:
         """Told to nobody."""
+
+    def spend(self, spent: Amounts) -> None:
+        """Counted by nobody."""
 
     def track(self, resource: Resource) -> Future[str]:
         """Recorded nowhere; whoever calls the component releases what it acquired."""

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from openagents_json.amounts import KEYS, Amounts, Budget, budget_problems, whole
 from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.arrival import STRICT_AGING_S
 from openagents_json.jsondata import NotJson, plain
 from openagents_json.workflow import Workflow, limits
+from openagents_json.workflow.problems import member_path
 
 METADATA_BYTES = 64 * 1024
 MAX_TAGS = 32
@@ -50,6 +52,34 @@ def metadata_of(workflow: Workflow, given: Mapping[str, Any] | None) -> dict[str
     except NotJson as error:
         raise InvalidInputs([Problem(error.path.replace("$", "$.metadata", 1), str(error))], "the metadata") from None
     return metadata  # type: ignore[no-any-return]
+
+
+def budget_of(given: Any) -> Budget:
+    """A budget in whole numbers: {"seconds", "tokens", "cost"}, each a number or None. `InvalidInputs` with every
+    problem."""
+    return {} if given is None else _amounts_of(given, "$.budget", may_be_none=True)
+
+
+def more_budget(given: Mapping[str, Any]) -> Amounts:
+    """What is to be added to a budget, in whole numbers. `InvalidInputs` with every problem."""
+    asked = {kind: amount for kind, amount in given.items() if amount is not None}
+    if not asked:
+        problem = Problem("$", "Nothing is to be added to the budget.", f"Give one of {', '.join(KEYS)}.")
+        raise InvalidInputs([problem], "what is added to the budget")
+    return {key: amount for key, amount in _amounts_of(asked, "$").items() if amount is not None}
+
+
+def _amounts_of(given: Any, path: str, *, may_be_none: bool = False) -> Budget:
+    if not isinstance(given, Mapping):
+        message = f"A budget is an object with seconds, tokens or cost, not {type(given).__name__}."
+        raise InvalidInputs([Problem(path, message)], "the budget")
+    problems = [
+        Problem(member_path(path, kind), message, advice)
+        for kind, message, advice in budget_problems(given, may_be_none=may_be_none)
+    ]
+    if problems:
+        raise InvalidInputs(problems, "the budget")
+    return {KEYS[kind]: None if amount is None else whole(kind, amount) for kind, amount in given.items()}
 
 
 def payload_of(value: Any, path: str) -> tuple[Any, bytes]:

@@ -46,7 +46,7 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "job.created": (
         "the job is accepted",
         "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent? "
-        "origin? given?",
+        "origin? given? budget?",
     ),
     "job.queued": (
         "it wants a worker; requires: with one of these components; by: the job that it made room for",
@@ -57,12 +57,13 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "worker epoch sort_at? deadline_us? preempted?",
     ),
     "job.continued": ("a worker takes it again", "worker epoch sort_at? preempted?"),
-    "job.pause_requested": ("somebody asked for a pause", "by reason parent_pause?"),
+    "job.pause_requested": ("somebody asked for a pause, or the budget is spent", "by reason parent_pause? budget?"),
     "job.pause_withdrawn": ("resume came before the pause was effective", "by reason"),
     "job.paused": ("nothing of it runs any more, and nothing of its children", ""),
     "job.resumed": ("somebody resumed a paused job", "by reason"),
     "job.cancel_requested": ("somebody asked to cancel", "by reason force"),
     "job.priority_changed": ("its priority was changed", "priority was by reason"),
+    "job.budget_added": ("somebody gave it more to spend", "amounts by reason"),
     "job.waiting": (
         "all that is left waits: for a time, a signal, a child or a decision",
         "until_us",
@@ -90,21 +91,26 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "recorded before the component is called; its number is the fencing token",
         "path attempt key component inputs? refs?",
     ),
+    "attempt.spent": (
+        "the attempt goes on and has spent so much since the last event that said so",
+        "path attempt spent",
+    ),
     "attempt.failed": (
         "the attempt raised or ran out of time",
-        "path attempt error retry_at_us? rung? took_us? abandoned?",
+        "path attempt error retry_at_us? rung? took_us? abandoned? spent?",
     ),
     "attempt.cancelled": (
         "the attempt was told to stop and has ended",
-        "path attempt reason rung? took_us? abandoned?",
+        "path attempt reason rung? took_us? abandoned? spent?",
     ),
     "attempt.lost": (
-        "the attempt ended with its worker, or made room for the job `by`; what it did is unknown",
-        "path attempt reason rung? took_us? abandoned? by?",
+        "the attempt ended with its worker, or made room for the job `by`; what it did is unknown; seen_us: it counts"
+        " as on until then",
+        "path attempt reason rung? took_us? abandoned? by? spent? seen_us?",
     ),
     "step.completed": (
         "the step ended well; its output is recorded and never changes",
-        "path attempt? output? signal? letter? timed_out?",
+        "path attempt? output? signal? letter? timed_out? spent?",
     ),
     "step.failed": ("the step failed for good; continued: the job goes on", "path error continued?"),
     "step.skipped": ("its condition was false", "path"),
@@ -123,7 +129,7 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "step.timed_out": ("a container or child has taken longer than its timeout", "path error"),
     "step.in_doubt": (
         "whether an effect that may happen once has happened is unknown",
-        "path attempt error rung? took_us? abandoned?",
+        "path attempt error rung? took_us? abandoned? spent? seen_us?",
     ),
     "step.resolved": ("somebody said what became of a step in doubt", "path how by reason"),
     "signal.received": ("a signal came; the step that waits for it takes it", "name payload by"),
@@ -133,7 +139,8 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     ),
     "child.paused": ("a child job is PAUSED; pause: the event of this job that asked for it", "path child_id pause?"),
     "child.resumed": ("a child job is not PAUSED any more", "path child_id"),
-    "child.ended": ("a child job is final", "path child_id status error?"),
+    "child.spent": ("a child job goes on and has spent so much in all", "path child_id spent"),
+    "child.ended": ("a child job is final; spent: in all", "path child_id status error? spent?"),
     "resource.tracked": (
         "an attempt is about to acquire something; its number is the resource's id",
         "id path attempt name release inputs until keep within_us",

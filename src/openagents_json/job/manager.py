@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
@@ -32,10 +33,12 @@ from openagents_json.ids import SHORT_LENGTH, uuid7
 from openagents_json.job.arguments import (
     REASON_CHARACTERS,
     aging_of,
+    budget_of,
     check_count,
     check_reason,
     key_of,
     metadata_of,
+    more_budget,
     payload_of,
     placed,
     priority_of,
@@ -57,7 +60,7 @@ from openagents_json.job.engine import (
 from openagents_json.job.events import Event
 from openagents_json.job.explaining import Explanation, explain_job
 from openagents_json.job.health import health_of
-from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated
+from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated, spoken
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, WorkerSummary
 from openagents_json.job.moving import Exported, Imported, export_jobs, import_jobs
 from openagents_json.job.reading import JobReader
@@ -188,12 +191,14 @@ class JobManager:
         idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
+        budget: Mapping[str, Any] | None = None,
         start: bool = False,
         start_at: datetime | None = None,
     ) -> str:
         """Accept a job and return its id; it survives from then on whatever happens.
 
-        `priority` defaults to the workflow's, else MEDIUM. `start_at` (aware) starts it by itself. With an
+        `priority` defaults to the workflow's, else MEDIUM. `start_at` (aware) starts it by itself. `budget`
+        ({"seconds", "tokens", "cost"}) comes over the workflow's, each by itself; None is no limit. With an
         `idempotency_key` the same call again returns the same job. `WorkflowNotFound`, `InvalidInputs` (all problems),
         `IdempotencyConflict` (the key with another body), `LimitReached` (with `start`, and `concurrency` of the
         workflow refuses it), `StoreUnavailable` (not accepted).
@@ -207,6 +212,7 @@ class JobManager:
             tags=tags_of(tags),
             start_at_us=None if start or start_at is None else as_microseconds(start_at),
             idempotency_key=key_of(idempotency_key),
+            budget=budget_of(budget),
             start=start,
         )
         job_id = await self._accept(new, state)
@@ -224,6 +230,7 @@ class JobManager:
         idempotency_keys: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
+        budget: Mapping[str, Any] | None = None,
         start: bool = False,
     ) -> list[str]:
         """Accept a job for each of the inputs (at most `MAX_CREATED_AT_ONCE`) in one transaction, all or none; their
@@ -233,7 +240,7 @@ class JobManager:
         check_count(inputs, idempotency_keys)
         workflow = self.workflows.get(workflow_id, version)
         rank = priority_of(priority or workflow.priority or JobPriority.MEDIUM)
-        about, tags = metadata_of(workflow, metadata), tags_of(tags)
+        about, tags, spendable = metadata_of(workflow, metadata), tags_of(tags), budget_of(budget)
         made: list[tuple[NewJob, JobState]] = []
         for place, given in enumerate(inputs):
             key = key_of(idempotency_keys[place]) if idempotency_keys is not None else None
@@ -246,6 +253,7 @@ class JobManager:
                         metadata=about,
                         tags=tags,
                         idempotency_key=key,
+                        budget=spendable,
                         start=start,
                     )
                 )
@@ -266,6 +274,7 @@ class JobManager:
         reason: str | None = None,
         priority: str | JobPriority | None = None,
         idempotency_key: str | None = None,
+        budget: Mapping[str, Any] | None = None,
         start: bool = True,
     ) -> str:
         """Make a new job from one that has ended, which takes over recorded results instead of running steps again;
@@ -273,6 +282,7 @@ class JobManager:
 
         From `from_step`, the id of a step of the definition, and all that waits for it, steps run again; the results of
         the others are taken over. Without it, what was not completed runs again, and of a COMPLETED job everything.
+        The budget is that which the job had in the end, and `budget` comes over it; nothing of it is spent.
         `inputs` replace single inputs; results that were made with the old ones stay. `outputs` ({step id: value}) are
         results set by hand. `InvalidTransition` for a job that has not ended, `InvalidInputs` with every problem.
         With an `idempotency_key` the same call again returns the same job, as in `create_job`.
@@ -292,6 +302,7 @@ class JobManager:
             reason=reason,
             priority=priority_of(priority or stored.summary.priority),
             idempotency_key=key_of(idempotency_key),
+            budget=budget_of(budget),
             start=start,
         )
         return await self._accept(new, state)
@@ -391,6 +402,21 @@ class JobManager:
         use the store; the queue gets its new order at once. 0: priorities count for nothing. `strict`: a job of a
         higher priority always comes first, however long others wait."""
         await self.store.set_aging(aging_of(aging_s))
+
+    async def add_budget(
+        self,
+        job_id: str,
+        *,
+        seconds: float | None = None,
+        tokens: int | None = None,
+        cost: float | Decimal | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Give a job more to spend than its `budget` says so far. One that was paused because that was spent goes on
+        with `resume_job`. `InvalidTransition` for what the job has no budget of, `InvalidInputs` for no number."""
+        amounts = more_budget({"seconds": seconds, "tokens": tokens, "cost": cost})
+        await self._ask(job_id, "add_budget", by, reason, {"amounts": amounts})
 
     async def signal(
         self, job_id: str, name: str, payload: Any = None, key: str | None = None, *, by: str | None = None
@@ -504,7 +530,7 @@ class JobManager:
                 paused = {"pause": True, "resume": False}.get(request.kind, paused)
         if is_repeated(verb, status, paused) or verb in allowed_verbs(status, paused):
             return
-        raise InvalidTransition(job_id, verb.replace("_", " "), status, allowed_verbs(status, paused))
+        raise InvalidTransition(job_id, spoken(verb), status, allowed_verbs(status, paused))
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -108,6 +108,10 @@ class JobSummary:
     parent_id: str | None  # the job whose attached child it is
     origin_id: str | None  # the job that it retries; that one may have been deleted
     requires: tuple[str, ...] = ()  # while QUEUED: it waits for a worker with one of these components; (): for any
+    # What it may spend and has spent by its last event: of "seconds", "tokens" and "cost" those that are limited, or
+    # were reported. Both are empty for a job without a budget of which no component has reported anything.
+    budget: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    spent: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def display_status(self) -> str:

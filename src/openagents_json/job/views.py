@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from openagents_json.amounts import KEYS, outside
 from openagents_json.clock import as_datetime
-from openagents_json.job.machine import JobState, Resource, StepRun, step_output
+from openagents_json.job.machine import JobState, Resource, StepRun, spent_by, step_output, wanting
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus, WorkerSummary
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import StoredOutput
@@ -64,6 +65,8 @@ def step_of(state: JobState, run: StepRun, *, with_output: bool = True) -> dict[
         step["case"] = run.chosen
     if run.child is not None:
         step["child"] = run.child
+    if run.spent:
+        step["spent"] = outside(run.spent)
     if with_output:
         step["output"] = step_output(state, run)
     return step
@@ -102,6 +105,8 @@ def status_of(
         "parent": state.parent,
         "origin": state.origin,
         "retried_as": list(retried_as),
+        "budget": outside(state.budget),
+        "spent": outside({"time_us": 0, "tokens": 0, "cost_nanos": 0} | spent_by(state)),
         "abandoned": summary.abandoned,
         "errors": list(state.errors),
         "events": summary.events,
@@ -130,7 +135,10 @@ def _waiting_for(
     waits: list[dict[str, Any]] = []
     if state.status == JobStatus.PAUSED:
         who = state.pause or {"by": None, "reason": None}
-        waits.append({"kind": "resume", "by": who["by"], "reason": who["reason"], "since": _moment(who.get("at_us"))})
+        wait = {"kind": "resume", "by": who["by"], "reason": who["reason"], "since": _moment(who.get("at_us"))}
+        if (key := wanting(state)) is not None:  # resume is refused until that is more
+            wait["budget"] = next(kind for kind, inside in KEYS.items() if inside == key)
+        waits.append(wait)
     if state.status == JobStatus.CREATED:
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
     if state.status == JobStatus.QUEUED:
@@ -216,7 +224,7 @@ def _requests(state: JobState, undrained: Sequence[Request]) -> list[dict[str, A
         shown.append({"verb": "cancel", "acknowledged": True, **state.cancel, "at": _moment(state.cancel_us)})
     shown += [
         {"verb": one.kind, "acknowledged": False, "by": one.by, "reason": one.reason, "at": as_datetime(one.at_us)}
-        | one.payload
+        | {name: outside(value) if name == "amounts" else value for name, value in one.payload.items()}
         for one in undrained
     ]
     return shown

@@ -30,6 +30,7 @@ TEXTS = {
         "priority": "Of its jobs, unless they say otherwise.",
         "timeout": "Seconds that a job may take, from its first start.",
         "concurrency": "How many jobs are on at a time; left out, any number.",
+        "budget": "What a job may spend; it is paused when one of these is spent.",
         "inputs": "A JSON Schema of an object: what a job is given.",
         "steps": "A step without `needs` runs after all steps before it.",
         "outputs": "Any JSON with expressions. Left out: the last step's output under its id.",
@@ -40,6 +41,11 @@ TEXTS = {
         "limit": "How many are on at a time.",
         "hold": "A job counts from its first start to its end, or only while it is running.",
         "overflow": "One more waits in the queue, is refused, or replaces the oldest.",
+    },
+    "Budget": {
+        "seconds": "During which attempts are on, all added up.",
+        "tokens": "That components report with ctx.spend(tokens=…).",
+        "cost": "That components report with ctx.spend(cost=…), in whatever unit they do.",
     },
     "Step": {
         "id": "Unique in the whole definition; expressions say steps.ID.output.",
@@ -100,6 +106,8 @@ def language_schema() -> dict[str, Any]:
     parts["Step"]["description"] = f"A step: exactly one of {', '.join(KINDS)}."
     _describe(root, "Workflow")
     _describe(parts["Concurrency"], "Concurrency")
+    _describe(parts["Budget"], "Budget")
+    parts["Budget"]["minProperties"] = 1
     _describe(parts["Step"], "Step")
     _constrain_step(parts["Step"])
     _constrain_wait(parts["Wait"])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from openagents_json import amounts
 from openagents_json.workflow import limits
 
 Seconds = Annotated[float, Field(gt=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
@@ -198,6 +199,19 @@ class Concurrency(_Model):
     overflow: Literal["queue", "reject", "replace"] = "queue"
 
 
+class Budget(_Model):
+    """What a job of the workflow may spend: seconds that attempts were on, tokens, and a cost in whatever unit its
+    components report. A job that has spent one of them is paused."""
+
+    seconds: float | None = Field(
+        default=None, ge=amounts.SMALLEST["seconds"], le=amounts.LARGEST["seconds"], allow_inf_nan=False
+    )
+    tokens: int | None = Field(default=None, ge=1, le=int(amounts.LARGEST["tokens"]))
+    cost: float | None = Field(
+        default=None, ge=amounts.SMALLEST["cost"], le=amounts.LARGEST["cost"], allow_inf_nan=False
+    )
+
+
 class Workflow(_Model):
     """A whole definition. Immutable; `content_hash` identifies it whatever its id and version say."""
 
@@ -211,6 +225,7 @@ class Workflow(_Model):
     priority: Literal["LOW", "MEDIUM", "HIGH", "CRITICAL"] | None = None
     timeout: Seconds | None = None  # of the whole job, from its first start
     concurrency: JobCount | Concurrency | None = None
+    budget: Budget | None = None  # of each job, unless it says otherwise
     # Of a definition that the engine makes for an item of a spreading foreach: the step ids and the names (item,
     # index …) of its parent that it refers to.
     given: list[str] = _empty(list)
@@ -226,6 +241,11 @@ class Workflow(_Model):
         """`concurrency` in its long form; None: any number of jobs are on."""
         given = self.concurrency
         return Concurrency(limit=given) if isinstance(given, int) else given
+
+    @cached_property
+    def spendable(self) -> amounts.Amounts:
+        """`budget` in whole numbers; empty if the workflow has none."""
+        return {} if self.budget is None else amounts.inside(dict(self.budget))
 
     @cached_property
     def encoded(self) -> bytes:

@@ -18,6 +18,7 @@ from openagents_json.workflow.model import (
     KINDS,
     RESERVED_BRANCHES,
     RESERVED_IDS,
+    Budget,
     Case,
     Catch,
     Compensate,
@@ -69,6 +70,10 @@ def shape_of(document: dict[str, Any], problems: Problems) -> Workflow | None:
     fields = _fields(document, "$", _WORKFLOW_FIELDS, problems, "A workflow")
     if isinstance(given := fields.get("concurrency"), dict):
         fields["concurrency"] = _fields(given, "$.concurrency", _names(Concurrency), problems, "`concurrency`")
+    if isinstance(given := fields.get("budget"), dict):
+        fields["budget"] = _fields(given, "$.budget", _names(Budget), problems, "`budget`")
+        if not given:
+            problems.add("$.budget", "`budget` must not be empty.", "Give it seconds, tokens or cost, or leave it out.")
     counter = _Counter(problems)
     for name in ("steps", "finally"):
         if isinstance(steps := document.get(name), list):

@@ -27,6 +27,7 @@ from openagents_json.job.machine import (
     ResourceTracked,
     ScopeNames,
     Spawn,
+    Spent,
     StepRun,
     Stop,
     Takeover,
@@ -101,7 +102,7 @@ class Drive:
         self.random = random
         self.state, events = create(
             self.plan, job_id, inputs or {}, now_us=self.now_us, start=start, start_at_us=start_at_us,
-            takeover=takeover, parent=parent,
+            takeover=takeover, parent=parent, budget=self.plan.workflow.spendable,
         )  # fmt: skip
         self.history: list[Event] = list(events)
         self.commits: list[int] = [len(events)]  # lengths of the history after each turn that recorded something
@@ -252,6 +253,11 @@ class Drive:
                 self.stop(path)
             else:
                 self.succeed(path, outputs.get(path, path))
+
+    def spent(self, path: str, *, seconds: float = 0.0, **amounts: int) -> Spent:
+        """What a live attempt reports, after so many seconds."""
+        self.now_us += round(seconds * SECOND_US)
+        return Spent(path, self.run(path).token, amounts)
 
     # ── resources ─────────────────────────────────────────────────────────────────────────────────────────────────
 

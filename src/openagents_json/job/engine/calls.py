@@ -8,12 +8,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from openagents_json.amounts import Amounts
 from openagents_json.clock import SECOND_US
 from openagents_json.components import Isolation, StepContext
 from openagents_json.components import Resource as Held
 from openagents_json.errors import ComponentError, ExpressionError, FatalError
 from openagents_json.job.engine.attempt import Attempt
-from openagents_json.job.engine.link import AttemptLink, Track
+from openagents_json.job.engine.link import AttemptLink, Spend, Track
 from openagents_json.job.machine import (
     AttemptFailed,
     AttemptStopped,
@@ -54,6 +55,7 @@ def make_attempt(
     report: Callable[[Attempt, Happening], None],
     ended: Callable[[Attempt], None],
     track: Track,
+    spend: Spend,
 ) -> Attempt:
     """The attempt of a step run, not begun yet. A component that is missing here lets it fail when it begins."""
     node, name = state.node(run), run.component or ""
@@ -69,7 +71,7 @@ def make_attempt(
         f"{state.job_id}/{run.path}",
         run.token,
         deadline_us=None if timeout_s is None else worker.clock.now_us() + round(timeout_s * SECOND_US),
-        link=AttemptLink(worker, state.job_id, run.path, secrets, run.attempt, output, track),
+        link=AttemptLink(worker, state.job_id, run.path, secrets, run.attempt, output, track, spend),
         clock=worker.clock,
     )
     isolation = worker.isolation_of(name, node)
@@ -97,7 +99,7 @@ def make_release(
         f"{of.job_id}/{path}",
         of.token,
         deadline_us=worker.clock.now_us() + round(timeout_s * SECOND_US),
-        link=AttemptLink(worker, of.job_id, path, {}, of.attempt, output, _track_nothing),
+        link=AttemptLink(worker, of.job_id, path, {}, of.attempt, output, _track_nothing, _spend_nothing),
         clock=worker.clock,
     )
     run = StepRun(path, path, "", attempt=of.attempt, token=of.token)
@@ -150,6 +152,10 @@ async def release_leak(worker: Worker, leak: StoredLeak) -> bool:
 
 def _track_nothing(resource: Held, recorded: Future[str]) -> None:
     recorded.set_exception(FatalError("resource.nested", "A release cannot track resources of its own."))
+
+
+def _spend_nothing(spent: Amounts) -> None:
+    """A release is no attempt of a step, and its job may be long over: what it spends is not counted."""
 
 
 def begin_attempt(worker: Worker, state: JobState, call: Call, attempt: Attempt) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from openagents_json.amounts import Amounts
 from openagents_json.components import Resource
 from openagents_json.components.output import EMITTED
 from openagents_json.errors import ComponentNotFound, FatalError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from openagents_json.job.engine.worker import Worker
 
 
+# Counts what the attempt has spent; called from any thread.
+Spend: TypeAlias = Callable[[Amounts], None]
 # Records a resource and answers through the future; called in the event loop.
 Track: TypeAlias = Callable[[Resource, "Future[str]"], None]
 
@@ -27,7 +30,7 @@ class AttemptLink:
 
     def __init__(
         self, worker: Worker, job_id: str, path: str, secrets: Mapping[str, str], attempt: int,
-        output: OutputBuffer | None, track: Track,
+        output: OutputBuffer | None, track: Track, spend: Spend,
     ) -> None:  # fmt: skip
         self._worker = worker
         self._job_id = job_id
@@ -36,6 +39,7 @@ class AttemptLink:
         self._attempt = attempt
         self._output = output
         self._track = track
+        self.spend = spend
 
     def progress(self, fraction: float, message: str) -> None:
         self._tell("step.progress", {"fraction": fraction, "message": message})

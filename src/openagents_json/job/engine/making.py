@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from openagents_json.amounts import Budget, budget_over
 from openagents_json.clock import Clock
 from openagents_json.ids import uuid7
 from openagents_json.job import machine
@@ -54,8 +55,10 @@ class JobMaker:
         start: bool = False,
         parent: dict[str, Any] | None = None,
         takeover: Takeover | None = None,
+        budget: Budget | None = None,
     ) -> tuple[NewJob, JobState]:
-        """A new job and its state. `InvalidInputs` with every problem of the inputs, or of the key of its limit."""
+        """A new job and its state; `budget` comes over that of the workflow. `InvalidInputs` with every problem of the
+        inputs, or of the key of its limit."""
         recipe = self._recipe(workflow)
         values = recipe.inputs.validate(inputs)
         now_us = self._clock.now_us()
@@ -71,6 +74,7 @@ class JobMaker:
             idempotency_key=idempotency_key,
             parent=parent,
             takeover=takeover,
+            budget=budget_over(workflow.spendable, budget),
             start=start,
         )
         is_attached = parent is not None and not parent["detached"]

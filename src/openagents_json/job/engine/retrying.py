@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from openagents_json.amounts import KEYS, Budget
 from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.machine import JobState, Takeover, takeover_problems, what_to_take_over
@@ -26,6 +27,7 @@ def make_retry(
     reason: str | None,
     priority: JobPriority,
     idempotency_key: str | None,
+    budget: Budget | None = None,
     start: bool,
 ) -> tuple[NewJob, JobState]:
     """A new job of the definition that `origin`, which is final, was made from. It has no parent: of a child, the
@@ -59,4 +61,5 @@ def make_retry(
         idempotency_key=idempotency_key,
         start=start,
         takeover=Takeover(about, results),
+        budget={**dict.fromkeys(KEYS.values()), **origin.budget, **(budget or {})},
     )

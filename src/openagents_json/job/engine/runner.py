@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from openagents_json.clock import SECOND_US
@@ -26,6 +27,7 @@ from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_rel
 from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
 from openagents_json.job.engine.preemption import Standing
+from openagents_json.job.engine.spending import Spending
 from openagents_json.job.engine.tracking import Tracking
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
@@ -42,6 +44,7 @@ from openagents_json.job.machine import (
     Tick,
     decide,
     encode_snapshot,
+    next_due_us,
 )
 from openagents_json.job.model import FINAL, JobPriority, JobStatus
 from openagents_json.job.store.records import Claim, NewJob, Request, row_of
@@ -104,6 +107,7 @@ class Runner:
         # Abandoned attempts as (path, number), to count each out of the row once, after it was counted in.
         self._counted_abandoned: set[tuple[str, int]] = set()  # their event is committed, their code still runs
         self._ended_abandoned: set[tuple[str, int]] = set()  # their code has ended, their event is not committed
+        self._spending = Spending(self, worker.clock, worker.loop.call_soon_threadsafe)
         self._timer: Any = None
         self._take_requests(claim.requests)
 
@@ -211,6 +215,7 @@ class Runner:
             self._worker.offer_slot()
             if self._timer is not None:
                 self._timer.cancel()
+            self._spending.stop()
             self._fail_first(LeaseLost(f"Job {self.job_id} was let go of before its first turn."))
             self._tracking.end()
 
@@ -373,8 +378,9 @@ class Runner:
             self._tracking.answer(answer)
 
     def _call(self, call: Call) -> None:
+        spend = partial(self._spending.report, (call.run.path, call.run.token))
         attempt = make_attempt(
-            self._worker, self.state, call.run, self._ended, self._code_ended, self._tracking.tracker(call.run)
+            self._worker, self.state, call.run, self._ended, self._code_ended, self._tracking.tracker(call.run), spend
         )
         self._attempts[attempt.path] = attempt
         begin_attempt(self._worker, self.state, call, attempt)
@@ -397,6 +403,7 @@ class Runner:
         """The attempt's outcome is known."""
         if self._attempts.get(attempt.path) is attempt:
             del self._attempts[attempt.path]
+        self._spending.ends((attempt.path, attempt.token))
         self.tell(happening)
 
     def _code_ended(self, attempt: Attempt) -> None:
@@ -426,9 +433,9 @@ class Runner:
         if self.state.pause_requested or self._released is not None:
             return  # nothing starts now; the turn that ends this sets the timer
         # An attempt that is due and has found no slot stands in `startable`; the slot will wake it.
-        due = self.state.next_due()
-        if due is not None:
-            delay_s = (due[0] - self._worker.clock.now_us()) / SECOND_US
+        due_us = next_due_us(self.state)
+        if due_us is not None:
+            delay_s = (due_us - self._worker.clock.now_us()) / SECOND_US
             if delay_s > 0:
                 wait_s = delay_s if self._attempts or self._releases else min(delay_s, self._worker.longest_linger_s)
                 self._timer = self._worker.clock.call_later(wait_s, self.look_again)

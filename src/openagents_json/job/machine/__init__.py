@@ -15,12 +15,14 @@ from openagents_json.job.machine.happenings import (
     ReleaseEnded,
     Requested,
     ResourceTracked,
+    Spent,
     Stop,
     Tick,
     Verb,
 )
 from openagents_json.job.machine.names import ScopeNames, step_output
-from openagents_json.job.machine.requests import allowed_verbs, is_repeated, refuse
+from openagents_json.job.machine.requests import allowed_verbs, is_repeated, refuse, spoken
+from openagents_json.job.machine.spending import exhausted, may_pause, next_due_us, spent_by, wanting
 from openagents_json.job.machine.state import (
     FOLD_VERSION,
     JobState,
@@ -77,6 +79,7 @@ __all__ = [
     "ResourceTracked",
     "ScopeNames",
     "Spawn",
+    "Spent",
     "StepRun",
     "Stop",
     "Takeover",
@@ -89,13 +92,19 @@ __all__ = [
     "decode_snapshot",
     "encode_snapshot",
     "error_info",
+    "exhausted",
     "fold",
     "is_repeated",
+    "may_pause",
     "new_state",
+    "next_due_us",
     "no_children",
     "no_slots",
     "refuse",
+    "spent_by",
+    "spoken",
     "step_output",
     "takeover_problems",
+    "wanting",
     "what_to_take_over",
 ]

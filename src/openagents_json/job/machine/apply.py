@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from openagents_json.amounts import MOST, add
 from openagents_json.errors import StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.machine import resources
@@ -43,6 +44,7 @@ def apply(state: JobState, event: Event) -> None:
         raise StoreError(f"Job {state.job_id}: event {event.number} came after {state.number}; the history has a gap.")
     state.number = event.number
     _RULES[event.type](state, event.data, event)
+    state.seen_us = event.at_us
 
 
 def fold(plan: Plan, events: Iterable[Event], start: JobState | None = None) -> JobState:
@@ -69,6 +71,7 @@ def _created(state: JobState, data: Data, event: Event) -> None:
     state.parent = data.get("parent")
     state.origin = data.get("origin")
     state.given = data.get("given", {})
+    state.budget = dict(data.get("budget", {}))
     state.created_us = event.at_us
     open_scope(state, Scope(ROOT, "", "", ""), 1.0)
 
@@ -108,6 +111,8 @@ def _pause_requested(state: JobState, data: Data, event: Event) -> None:
         return  # it is so already: from now on its parent's pause holds it as well
     state.pause_requested = True
     state.pause = {"by": data["by"], "reason": data["reason"], "at_us": event.at_us}
+    if "budget" in data:
+        state.pause["budget"] = data["budget"]
     state.pause_number = event.number
 
 
@@ -142,6 +147,10 @@ def _cancel_requested(state: JobState, data: Data, event: Event) -> None:
 
 def _priority_changed(state: JobState, data: Data, event: Event) -> None:
     state.priority = data["priority"]
+
+
+def _budget_added(state: JobState, data: Data, event: Event) -> None:
+    add(state.budget, data["amounts"])
 
 
 def _waiting(state: JobState, data: Data, event: Event) -> None:
@@ -272,6 +281,8 @@ def _attempt_started(state: JobState, data: Data, event: Event) -> None:
     run.attempt = data["attempt"]
     run.token = event.number
     run.live = True
+    run.since_us = event.at_us - state.created_us
+    state.live_since_us += run.since_us
     run.status = StepStatus.RUNNING
     state.delayed.pop(run.path, None)
     state.live += 1
@@ -280,8 +291,7 @@ def _attempt_started(state: JobState, data: Data, event: Event) -> None:
 
 def _attempt_ended(state: JobState, data: Data, event: Event) -> StepRun:
     run = state.runs[data["path"]]
-    run.live = False
-    state.live -= 1
+    _leave(state, run, data, event)
     if data.get("abandoned"):
         state.abandoned += 1
     if (rung := data.get("rung")) is not None and RUNGS.index(rung) > RUNGS.index(state.rung):
@@ -289,6 +299,28 @@ def _attempt_ended(state: JobState, data: Data, event: Event) -> StepRun:
     if state.ledger:
         resources.attempt_ended(state, run, event.at_us, well=False)
     return run
+
+
+def _leave(state: JobState, run: StepRun, data: Data, event: Event) -> None:
+    """The attempt is not on any more."""
+    run.live = False
+    state.live -= 1
+    # Of one that ended with its worker nobody knows when that was: it counts up to the last event before.
+    on_us = data.get("seen_us", event.at_us) - state.created_us - run.since_us
+    if on_us > 0:  # else the clock was set back
+        state.time_us = min(state.time_us + on_us, MOST)
+    state.live_since_us -= run.since_us
+    run.since_us = 0
+    if "spent" in data:
+        _spent(state, data, event)
+
+
+def _spent(state: JobState, data: Data, event: Event) -> None:
+    run = state.runs[data["path"]]
+    if run.spent is None:
+        run.spent = {}
+    add(run.spent, data["spent"])
+    add(state.spent, data["spent"])
 
 
 def _attempt_failed(state: JobState, data: Data, event: Event) -> None:
@@ -321,8 +353,7 @@ def _attempt_lost(state: JobState, data: Data, event: Event) -> None:
 def _step_completed(state: JobState, data: Data, event: Event) -> None:
     run = state.runs[data["path"]]
     if run.live:
-        run.live = False
-        state.live -= 1
+        _leave(state, run, data, event)
         if state.ledger:
             resources.attempt_ended(state, run, event.at_us, well=True)
     if "signal" in data:  # the payload stands in the history once, where it was received
@@ -493,7 +524,19 @@ def _child_resumed(state: JobState, data: Data, event: Event) -> None:
     del state.paused_children[data["child_id"]]
 
 
+def _child_spent(state: JobState, data: Data, event: Event) -> None:
+    """What a child has spent in all: what is new of it counts for this job."""
+    known = state.children_spent.get(data["child_id"], {})
+    new = {key: max(amount - known.get(key, 0), 0) for key, amount in data["spent"].items()}
+    state.time_us = min(state.time_us + new.pop("time_us", 0), MOST)
+    add(state.spent, new)
+    state.children_spent[data["child_id"]] = data["spent"]
+
+
 def _child_ended(state: JobState, data: Data, event: Event) -> None:
+    if "spent" in data:
+        _child_spent(state, data, event)
+        del state.children_spent[data["child_id"]]
     path = state.children.pop(data["child_id"])
     state.paused_children.pop(data["child_id"], None)
     state.deadlines.pop(path, None)
@@ -510,6 +553,7 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "job.resumed": _resumed,
     "job.cancel_requested": _cancel_requested,
     "job.priority_changed": _priority_changed,
+    "job.budget_added": _budget_added,
     "job.waiting": _waiting,
     "job.worker_lost": _worker_lost,
     "job.timed_out": _timed_out,
@@ -521,6 +565,7 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "job.failed": _failed,
     "job.cancelled": _cancelled,
     "attempt.started": _attempt_started,
+    "attempt.spent": _spent,
     "attempt.failed": _attempt_failed,
     "attempt.cancelled": _attempt_cancelled,
     "attempt.lost": _attempt_lost,
@@ -543,6 +588,7 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "child.started": _child_started,
     "child.paused": _child_paused,
     "child.resumed": _child_resumed,
+    "child.spent": _child_spent,
     "child.ended": _child_ended,
     "resource.tracked": resources.tracked,
     "release.started": resources.release_started,

@@ -4,9 +4,9 @@ One call is one turn. Everything that arrived since the last commit is taken in 
 is recorded, so that later decisions of the turn see it; at the end the turn says what to call and what to stop. The
 caller commits the events first and carries out the commands after the commit.
 
-This file takes in what happened. What follows for steps is in `steps`, for attempts in `attempts`, what jobs and their
-children tell each other in `family`, where a job stands when nothing more follows in `resting`, and how it ends in
-`ending`.
+This file takes in what happened; what was asked for is in `asking`. What follows for steps is in `steps`, for attempts
+in `attempts`, what jobs and their children tell each other in `family`, where a job stands when nothing more follows in
+`resting`, and how it ends in `ending`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from openagents_json.amounts import Amounts
 from openagents_json.clock import SECOND_US
-from openagents_json.errors import InvalidTransition
-from openagents_json.job.machine import attempts, ending, family, ledger, resting, steps
+from openagents_json.job.machine import asking, attempts, budgets, ending, family, ledger, resting, steps
 from openagents_json.job.machine.happenings import (
     NOT_TOLD,
     AttemptFailed,
@@ -30,10 +30,10 @@ from openagents_json.job.machine.happenings import (
     ReleaseEnded,
     Requested,
     ResourceTracked,
+    Spent,
     Stop,
     Tick,
 )
-from openagents_json.job.machine.requests import is_repeated, refuse
 from openagents_json.job.machine.state import FINALLY, RELEASE, ROOT, UNDO, JobState, StepRun, new_state
 from openagents_json.job.machine.taking import Takeover
 from openagents_json.job.machine.turn import (
@@ -53,6 +53,7 @@ from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus
 from openagents_json.job.retry import next_delay_s
 from openagents_json.workflow.plan import Plan
 
+_OF_THE_JOB = (ROOT, UNDO, FINALLY, RELEASE)
 MAX_DEATHS = 3  # workers that may die under a job without progress between (guarantee G6)
 
 
@@ -69,6 +70,7 @@ def create(
     idempotency_key: str | None = None,
     parent: dict[str, Any] | None = None,
     takeover: Takeover | None = None,
+    budget: Amounts | None = None,
     start: bool = False,
 ) -> tuple[JobState, list[Any]]:
     """A new job: its state and first events. `inputs` are validated already; `takeover` is of a job that retries."""
@@ -87,6 +89,8 @@ def create(
         data["start_at_us"] = start_at_us
     if idempotency_key is not None:
         data["idempotency_key"] = idempotency_key
+    if budget:
+        data["budget"] = budget
     if parent is not None:
         data["parent"] = parent
     turn.record("job.created", data | (takeover.about if takeover is not None else {}))
@@ -115,13 +119,21 @@ def decide(
     """
     turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has))
     before = family.pause_of(state)
+    told = None if state.parent is None else budgets.told_before(turn)
     for happening in happenings:
         _take(turn, happening)
+    if turn.spent and not state.is_final:
+        budgets.record(turn)
+    if state.budget and not state.is_final:
+        _close_containers(turn)  # what ends with what has ended, before it is seen whether anything is left to do
+        budgets.heed(turn)
     _go_on(turn)
     if turn.offer is not None and state.status == JobStatus.QUEUED:
         _take_claim(turn, turn.offer)
         _go_on(turn)
     family.tell_parent(turn, before)
+    if told:
+        budgets.tell_parent(turn, told)
     return turn.decision
 
 
@@ -138,14 +150,17 @@ def _go_on(turn: Turn) -> None:
 def _take(turn: Turn, happening: Happening) -> None:
     if turn.state.is_final:
         if isinstance(happening, Requested):
-            _take_request(turn, happening)
+            asking.take(turn, happening)
         elif isinstance(happening, ResourceTracked):
             ledger.take_tracked(turn, happening)
         return
     match happening:
         case AttemptSucceeded():
             if run := _live_run(turn, happening.path, happening.token):
-                turn.record("step.completed", {"path": run.path, "attempt": run.attempt, "output": happening.output})
+                data = {"path": run.path, "attempt": run.attempt, "output": happening.output}
+                if turn.spent:
+                    data |= turn.spending(run.path)
+                turn.record("step.completed", data)
         case AttemptFailed():
             if run := _live_run(turn, happening.path, happening.token):
                 _take_failure(turn, run, happening)
@@ -159,7 +174,9 @@ def _take(turn: Turn, happening: Happening) -> None:
         case Interrupted():
             _take_interruption(turn, happening.worker)
         case Requested():
-            _take_request(turn, happening)
+            asking.take(turn, happening)
+        case Spent():
+            budgets.take(turn, happening)
         case ResourceTracked():
             ledger.take_tracked(turn, happening)
         case ReleaseEnded():
@@ -209,6 +226,7 @@ def _take_failure(turn: Turn, run: StepRun, failed: AttemptFailed) -> None:
             failed.asked_delay_s,
         )
     data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "error": failed.error} | failed.stop.as_data
+    data |= turn.spending(run.path)
     if delay_s is not None:
         data["retry_at_us"] = turn.now_us + round(delay_s * SECOND_US)
     turn.record("attempt.failed", data)
@@ -225,25 +243,30 @@ def _take_stop(turn: Turn, run: StepRun, stopped: AttemptStopped) -> None:
     data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "reason": stopped.reason} | stopped.stop.as_data
     if stopped.by is not None and not is_wanted:
         data["by"] = stopped.by
+    data |= turn.spending(run.path)
     turn.record("attempt.cancelled" if is_wanted else "attempt.lost", data)
 
 
-def _doubt(turn: Turn, run: StepRun, error: ErrorInfo, stop: Stop = NOT_TOLD) -> None:
+def _doubt(turn: Turn, run: StepRun, error: ErrorInfo, stop: Stop = NOT_TOLD, *, seen_us: int | None = None) -> None:
     """An effect that may happen only once may have happened: nobody but a person can say how the step goes on."""
-    turn.record("step.in_doubt", {"path": run.path, "attempt": run.attempt, "error": error} | stop.as_data)
+    data: dict[str, Any] = {"path": run.path, "attempt": run.attempt, "error": error} | stop.as_data
+    if seen_us is not None:
+        data["seen_us"] = seen_us
+    turn.record("step.in_doubt", data | turn.spending(run.path))
 
 
 def _take_interruption(turn: Turn, worker: str | None) -> None:
     state = turn.state
     if state.status != JobStatus.RUNNING:
         return  # it was claimed, but nothing was recorded: it goes back as it is
-    deaths = state.deaths + 1
+    deaths, seen_us = state.deaths + 1, state.seen_us
     for run in [run for run in state.runs.values() if run.live]:
         if state.node(run).step.effect == "once" and not state.scopes[run.scope].is_cut:
             message = "The worker died during the attempt; whether its effect happened is unknown."
-            _doubt(turn, run, error_info("worker_lost", message, run))
+            _doubt(turn, run, error_info("worker_lost", message, run), seen_us=seen_us)
         else:
-            turn.record("attempt.lost", {"path": run.path, "attempt": run.attempt, "reason": "worker_lost"})
+            lost = {"path": run.path, "attempt": run.attempt, "reason": "worker_lost", "seen_us": seen_us}
+            turn.record("attempt.lost", lost)
     turn.record("job.worker_lost", {"worker": worker or state.worker or "unknown", "deaths": deaths})
     if deaths >= MAX_DEATHS:
         message = f"{deaths} workers died under this job with no recorded progress between; it is not tried again."
@@ -266,91 +289,6 @@ def _take_tick(turn: Turn) -> None:
         turn.record("job.queued", {"reason": "start_at"})
 
 
-# ── what was asked for ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _take_request(turn: Turn, request: Requested) -> None:
-    state = turn.state
-    try:
-        refuse(state, request.verb, request.arguments)
-    except InvalidTransition as refusal:
-        turn.decision.refused.append((request, refusal))
-        return
-    is_passed_on = request.verb == "pause" and "parent_pause" in request.arguments  # which a paused job notes as well
-    if is_passed_on or not is_repeated(request.verb, state.status, state.pause_requested):
-        _REQUESTS[request.verb](turn, request)
-
-
-def _who(request: Requested) -> dict[str, Any]:
-    return {"by": request.by, "reason": request.reason}
-
-
-def _start(turn: Turn, request: Requested) -> None:
-    turn.record("job.queued", {"reason": "started"})
-
-
-def _pause(turn: Turn, request: Requested) -> None:
-    state = turn.state
-    is_new = not is_repeated("pause", state.status, state.pause_requested)
-    passed_on = {key: request.arguments[key] for key in ("parent_pause",) if key in request.arguments}
-    turn.record("job.pause_requested", _who(request) | passed_on)
-    if is_new:
-        family.pass_on(turn, request, {"parent_pause": state.pause_number})
-
-
-def _resume(turn: Turn, request: Requested) -> None:
-    if turn.state.pause_requested:
-        turn.record("job.pause_withdrawn", _who(request))
-    else:
-        turn.record("job.resumed", _who(request))
-        turn.record("job.queued", {"reason": "resumed"})
-    family.pass_on(turn, request, {"parent_pause": turn.state.pause_number})
-
-
-def _cancel(turn: Turn, request: Requested) -> None:
-    force = bool(request.arguments.get("force"))
-    if turn.state.cancel is None or (force and not turn.state.cancel["force"]):
-        turn.record("job.cancel_requested", _who(request) | {"force": force})
-        turn.told.update(turn.state.children)
-        family.pass_on(turn, request, request.arguments)
-
-
-def _set_priority(turn: Turn, request: Requested) -> None:
-    priority = request.arguments["priority"]
-    if priority != turn.state.priority:
-        turn.record("job.priority_changed", {"priority": priority, "was": turn.state.priority} | _who(request))
-        family.pass_on(turn, request, request.arguments)
-
-
-def _signal(turn: Turn, request: Requested) -> None:
-    name, payload = request.arguments["name"], request.arguments["payload"]
-    turn.record("signal.received", {"name": name, "payload": payload, "by": request.by})
-
-
-def _resolve_step(turn: Turn, request: Requested) -> None:
-    path, how = request.arguments["path"], request.arguments["how"]
-    run = turn.state.runs[path]
-    turn.record("step.resolved", {"path": path, "how": how} | _who(request))
-    if how == "output":
-        turn.record("step.completed", {"path": path, "output": request.arguments["output"]})
-    elif how == "error":
-        steps.fail(turn, run, error_info("in_doubt", request.arguments["error"], run))
-
-
-_REQUESTS: dict[str, Callable[[Turn, Requested], None]] = {
-    "start": _start,
-    "pause": _pause,
-    "resume": _resume,
-    "cancel": _cancel,
-    "set_priority": _set_priority,
-    "signal": _signal,
-    "resolve_step": _resolve_step,
-    "child_ended": family.child_ended,
-    "child_paused": family.child_paused,
-    "child_resumed": family.child_resumed,
-}
-
-
 # ── what follows ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -361,7 +299,7 @@ def _advance(turn: Turn) -> bool:
         if state.to_stop:
             _stop(turn, state.runs[state.to_stop.pop()])
         elif (path := _next_closing(turn)) is not None:
-            if path in (ROOT, UNDO, FINALLY, RELEASE):
+            if path in _OF_THE_JOB:
                 ending.close_job(turn, path)
             else:
                 steps.close(turn, path)
@@ -370,6 +308,18 @@ def _advance(turn: Turn) -> bool:
         elif not (turn.may_start and _take_due(turn)):
             break
     return turn.may_start and bool(state.startable)
+
+
+def _close_containers(turn: Turn) -> None:
+    """Record the end of what has ended inside of the job. A pause does not hold this up either."""
+    state = turn.state
+    while not state.is_final:
+        if state.to_stop:
+            _stop(turn, state.runs[state.to_stop.pop()])
+        elif path := next((path for path in state.closing if path not in _OF_THE_JOB), None):
+            steps.close(turn, path)
+        else:
+            break
 
 
 def _next_closing(turn: Turn) -> str | None:

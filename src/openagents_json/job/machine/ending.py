@@ -6,6 +6,7 @@ from typing import Any
 
 from openagents_json.errors import ExpressionError
 from openagents_json.job.machine.names import ScopeNames
+from openagents_json.job.machine.spending import spent_by
 from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, JobState, Scope
 from openagents_json.job.machine.turn import Post, Turn, expression_info
 from openagents_json.job.model import JobStatus
@@ -75,6 +76,8 @@ def _what_it_took(state: JobState) -> dict[str, Any]:
 
 def _word_to_parent(state: JobState) -> Post:
     word: dict[str, Any] = {"child_id": state.job_id, "status": str(state.status)}
+    if any((spent := spent_by(state)).values()):
+        word["spent"] = spent
     if state.status == JobStatus.COMPLETED:
         word["outputs"] = state.outputs
     elif state.errors:

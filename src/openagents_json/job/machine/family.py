@@ -49,6 +49,8 @@ def child_ended(turn: Turn, request: Requested) -> None:
     data: dict[str, Any] = {"path": path, "child_id": child_id, "status": status}
     if error is not None:
         data["error"] = error
+    if "spent" in request.arguments:
+        data["spent"] = request.arguments["spent"]
     turn.record("child.ended", data)
     run = state.runs[path]
     if state.scopes[run.scope].is_cut:

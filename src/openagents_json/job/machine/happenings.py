@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from openagents_json.amounts import Amounts
 from openagents_json.job.model import ErrorInfo
 from openagents_json.workflow.model import Retry
 
 PREEMPTED = "preempted"  # the reason why a job, or an attempt of it, makes room for another job
 
 Verb = Literal[
-    "start", "pause", "resume", "cancel", "set_priority", "signal", "resolve_step",
-    "child_ended", "child_paused", "child_resumed",
+    "start", "pause", "resume", "cancel", "set_priority", "signal", "resolve_step", "add_budget",
+    "child_ended", "child_paused", "child_resumed", "child_spent",
 ]  # fmt: skip
 
 
@@ -127,6 +128,16 @@ class AttemptStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """A running attempt has spent so much since it said so last (tokens, cost_nanos). What it has spent before its end
+    comes before that."""
+
+    path: str
+    token: int
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceTracked:
     """A running attempt is about to acquire something. `key` names the answer, which is given after the commit."""
 
@@ -161,6 +172,7 @@ Happening = (
     | AttemptSucceeded
     | AttemptFailed
     | AttemptStopped
+    | Spent
     | ResourceTracked
     | ReleaseEnded
 )

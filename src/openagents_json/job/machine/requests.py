@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from openagents_json.amounts import KEYS
 from openagents_json.errors import InvalidTransition
 from openagents_json.job.machine.happenings import Verb
+from openagents_json.job.machine.spending import wanting, why_spent
 from openagents_json.job.machine.state import FINALLY, JobState
 from openagents_json.job.model import JobStatus
 from openagents_json.workflow import limits
 
-_WORDS_OF_CHILDREN = ("child_ended", "child_paused", "child_resumed")  # heard until the job is final
+_WORDS_OF_CHILDREN = ("child_ended", "child_paused", "child_resumed", "child_spent")  # heard until the job is final
 _ALLOWED: dict[JobStatus, tuple[str, ...]] = {
-    JobStatus.CREATED: ("start", "cancel", "set_priority", "signal", "delete"),
-    JobStatus.QUEUED: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
-    JobStatus.RUNNING: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
-    JobStatus.WAITING: ("pause", "cancel", "set_priority", "signal", "resolve_step"),
-    JobStatus.PAUSED: ("resume", "cancel", "set_priority", "signal", "resolve_step"),
+    JobStatus.CREATED: ("start", "cancel", "set_priority", "add_budget", "signal", "delete"),
+    JobStatus.QUEUED: ("pause", "cancel", "set_priority", "add_budget", "signal", "resolve_step"),
+    JobStatus.RUNNING: ("pause", "cancel", "set_priority", "add_budget", "signal", "resolve_step"),
+    JobStatus.WAITING: ("pause", "cancel", "set_priority", "add_budget", "signal", "resolve_step"),
+    JobStatus.PAUSED: ("resume", "cancel", "set_priority", "add_budget", "signal", "resolve_step"),
     JobStatus.COMPLETED: ("retry", "delete"),
     JobStatus.FAILED: ("retry", "delete"),
     JobStatus.CANCELLED: ("retry", "delete"),
@@ -28,8 +30,13 @@ def allowed_verbs(status: JobStatus, pause_requested: bool = False) -> tuple[str
     """The verbs that work on a job of this status."""
     # A QUEUED job with the mark is one in the middle of a turn: its worker died, or it was asked for both at once.
     if pause_requested and status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.WAITING):
-        return ("resume", "cancel", "set_priority", "signal", "resolve_step")
+        return ("resume", "cancel", "set_priority", "add_budget", "signal", "resolve_step")
     return _ALLOWED[status]
+
+
+def spoken(verb: Verb) -> str:
+    """The verb as it stands before `job` in a sentence."""
+    return "add to the budget of" if verb == "add_budget" else verb.replace("_", " ")
 
 
 def is_repeated(verb: Verb, status: JobStatus, pause_requested: bool) -> bool:
@@ -53,7 +60,7 @@ def refuse(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> None:
     if verb == "cancel" and why:
         allowed = ("cancel with force",)
     allowed = tuple(one for one in allowed if one != verb)
-    raise InvalidTransition(state.job_id, verb.replace("_", " "), status, allowed, why)
+    raise InvalidTransition(state.job_id, spoken(verb), status, allowed, why)
 
 
 def _why_not_now(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> str:
@@ -68,6 +75,13 @@ def _why_not_now(state: JobState, verb: Verb, arguments: Mapping[str, Any]) -> s
     elif verb == "resume" and state.parent_pause is not None and "parent_pause" not in arguments:
         parent = (state.parent or {}).get("job_id")
         return f"it was paused with its parent {parent}; resume that job"
+    elif verb == "resume" and "parent_pause" not in arguments and wanting(state) is not None:
+        return (
+            f"its {why_spent(state, state.seen_us)}; give it more first, by add_budget or `openagents jobs add-budget`"
+        )
+    elif verb == "add_budget" and (others := arguments["amounts"].keys() - state.budget.keys()):
+        kinds = " and ".join(kind for kind, key in KEYS.items() if key in others)
+        return f"it has no budget of {kinds}, so that there is nothing to add to"
     elif verb == "cancel" and state.outcome not in (None, JobStatus.CANCELLED) and not arguments.get("force"):
         return f"its outcome is {state.outcome} and its {_cleanup(state)}"
     elif verb == "signal" and sum(map(len, state.mailbox.values())) >= limits.SIGNALS_KEPT:

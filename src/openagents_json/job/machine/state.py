@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
+from openagents_json.amounts import MOST, Amounts
 from openagents_json.errors import StoreError
 from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
 from openagents_json.workflow.plan import Block, Node, Plan
 
-FOLD_VERSION = 3  # raised when the meaning of a snapshot changes; older snapshots are then ignored
+FOLD_VERSION = 4  # raised when the meaning of a snapshot changes; older snapshots are then ignored
 ROOT = ""  # key of the scope of the definition's steps
 FINALLY = "$finally"  # key of the scope of the finally steps
 UNDO = "$undo"  # stands for the compensation as a whole; each undo has a scope of its own
@@ -50,6 +51,8 @@ class StepRun(msgspec.Struct, gc=False, omit_defaults=True):
     handler: int | None = None  # the entry of `catch` that has taken its error
     taken: bool = False  # its result was taken over when the job was created; it does not run here
     taken_from: str | None = None  # id of the job in which it ran; None: the result was set by hand
+    since_us: int = 0  # while an attempt is on: since when, from the creation of the job
+    spent: Amounts | None = None  # what its attempts have reported, those that failed as well; None: nothing
     # of a container, and of a step whose handler runs
     open: set[str] = set()  # labels of the scopes inside that have not ended
     failing: ErrorInfo | None = None  # why it will fail once everything inside has ended
@@ -188,6 +191,12 @@ class Folded(msgspec.Struct, gc=False):
     released: int = 0
     leaked: int = 0
     rung: str | None = None  # the strongest rung that an attempt needed to stop
+    budget: Amounts = {}  # what it may spend, as far as that is limited
+    spent: Amounts = {}  # tokens and cost that attempts and attached children have reported
+    time_us: int = 0  # during which attempts were on that have ended, and those of children, all added up
+    live_since_us: int = 0  # sum of `since_us` of the attempts that are on
+    children_spent: dict[str, Amounts] = {}  # attached children that have not ended → what they have told of
+    seen_us: int = 0  # time of the last event
     current_step: str | None = None
     progress: float = 0.0  # 0 … 1, never falls
 
@@ -230,6 +239,11 @@ class JobState(Folded, gc=False):
 
     def node(self, run: StepRun) -> Node:
         return self.plan.nodes[run.step_id]
+
+    def time_spent_us(self, now_us: int) -> int:
+        """During which attempts were on by then, all added up."""
+        running_us = self.live * (now_us - self.created_us) - self.live_since_us
+        return min(self.time_us + max(running_us, 0), MOST)  # of a clock that was set back, nothing
 
     def schedule(self, at_us: int, what: str, name: str) -> None:
         """Remember that something is due. `what` is delayed, deadline, signal, release or leak."""

@@ -13,6 +13,7 @@ from typing import Any
 from openagents_json import jsondata
 from openagents_json.clock import SECOND_US, as_microseconds
 from openagents_json.errors import ExpressionError, InvalidInputs, LimitReached, WorkflowNotFound
+from openagents_json.job.machine import spending
 from openagents_json.job.machine.names import ScopeNames, view_of
 from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, StepRun
 from openagents_json.job.machine.turn import ChildSpec, Turn, error_info, expression_info
@@ -135,6 +136,8 @@ def _workflow(turn: Turn, run: StepRun, node: Node, names: ScopeNames) -> None:
         message = f"Workflows may start workflows {limits.CHILD_DEPTH} levels deep; this would be one more."
         raise ExpressionError(message, code="limit.depth")
     parent = {"job_id": state.job_id, "path": run.path, "depth": depth, "detached": step.detached}
+    if not step.detached and (told_each := spending.told_each(state)):
+        parent["told_each"] = told_each
     if node.spread is not None:
         parent["given"] = _given(turn, run, node.spread, names)
         workflow = node.spread

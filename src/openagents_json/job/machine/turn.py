@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from openagents_json.amounts import Amounts
 from openagents_json.clock import SECOND_US
 from openagents_json.errors import ExpressionError, JobError
 from openagents_json.job.events import Event
@@ -134,6 +135,7 @@ class Turn:
         self.releasing: Released | None = None  # the worker wants to give the job back
         self.offer: Offered | None = None  # a worker that runs the job at once if it wants one
         self.elsewhere: set[str] = set()  # components of steps that are ready, and that the worker does not have
+        self.spent: dict[str, Amounts] = {}  # what attempts have reported that no event holds yet, by path
         self.told: set[str] = set()  # children to which the turn passes a cancel on
         self.decision = Decision()
 
@@ -160,6 +162,10 @@ class Turn:
         """The time at which a step that begins now has taken too long, as data of its event."""
         timeout_s = node.step.timeout
         return {} if timeout_s is None else {"deadline_us": self.now_us + round(timeout_s * SECOND_US)}
+
+    def spending(self, path: str) -> dict[str, Amounts]:
+        """What an attempt has reported since the last event about that, as data of the next one."""
+        return {"spent": self.spent.pop(path)} if path in self.spent else {}
 
     def events_left(self) -> int:
         kept = 0 if FINALLY in self.state.scopes else limits.EVENTS_KEPT_FOR_THE_END

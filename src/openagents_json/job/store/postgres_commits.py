@@ -51,7 +51,7 @@ async def commit_running(connection: Connection, commit: Commit) -> StoreError |
         SQL["commit_running"],
         claim.handle, claim.owner, claim.epoch, commit.expected, row.last_event, row.rank, row.progress,
         row.current_step, row.error_type, row.error_message, folded_error(row.error_message, row.error_type),
-        row.pause_requested, row.cancel_requested, *begun,
+        row.pause_requested, row.cancel_requested, row.spending, *begun,
     )  # fmt: skip
     return None if written else await _why_refused(connection, commit)
 
@@ -96,6 +96,7 @@ async def commit_all(
         *(map(list, zip(*continued, strict=True)) if continued else ([], [], [], [])),
         [requirement(row.requires) for _, row, _ in rows],
         [row.deaths for _, row, _ in rows],
+        [row.spending for _, row, _ in rows],
     )
     keys = {row[0] for row in moved}
     refused = {

@@ -91,6 +91,7 @@ async def _put(
         [job.row.started_us for job in new],
         [job.row.current_step for job in new],
         *limit_columns([job.limit for job in new]),
+        [job.row.spending for job in new],
     )
     return {row[0]: row[1] for row in rows}
 

@@ -22,7 +22,7 @@ _COLUMNS = (
     "id", "workflow_id", "version", "definition", "status", "rank", "sort_at", "owner", "epoch", "last_event",
     "created_us", "queued_us", "queued_total_us", "started_us", "completed_us", "due_us", "progress", "current_step",
     "error_type", "error_message", "pause_requested", "cancel_requested", "idempotency_key", "body_hash", "parent_id",
-    "origin_id", "requires", "deaths",
+    "origin_id", "requires", "deaths", "spending",
 )  # fmt: skip
 
 

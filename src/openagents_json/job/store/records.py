@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from openagents_json.amounts import in_order, outside
 from openagents_json.clock import as_datetime
 from openagents_json.job.events import Event
-from openagents_json.job.machine import JobState, Leak
+from openagents_json.job.machine import JobState, Leak, spent_by
 from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary
 from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.limits import Limit
+from openagents_json.jsondata import decode, encode
 
 MAX_AHEAD = 1_000_000  # jobs before another in the queue, as far as they are counted
 FIRST_EPOCH = 1  # of the first lease on a job
@@ -36,6 +38,7 @@ class JobRow:
     cancel_requested: bool
     requires: tuple[str, ...] = ()  # while QUEUED: it needs a worker with one of these components; (): any worker
     deaths: int = 0  # workers that died under it since the last recorded progress
+    spending: str | None = None  # its budget and what it has spent, as JSON; None: it has neither (`spending_of`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +263,14 @@ def row_of(state: JobState) -> JobRow:
         state.cancel is not None,
         state.required if status == JobStatus.QUEUED else (),
         state.deaths,
+        spending_of(state) if state.budget or state.spent else None,
     )
+
+
+def spending_of(state: JobState) -> str:
+    """The budget of a job and what it has spent by its last event, as JSON: {"budget", "spent"}, in whole numbers. A
+    row of a job that has no budget, and of which nobody has reported anything, has none: seconds alone say little."""
+    return encode({"budget": in_order(state.budget), "spent": in_order(spent_by(state))}).decode()
 
 
 def summary_of(
@@ -296,7 +306,13 @@ def summary_of(
         parent_id=parent_id,
         origin_id=origin_id,
         requires=row.requires if row.status == JobStatus.QUEUED else (),
+        **_spending_in(row.spending),
     )
+
+
+def _spending_in(text: str | None) -> dict[str, dict[str, Any]]:
+    """The reverse of `spending_of`, as users see it."""
+    return {} if text is None else {name: outside(amounts) for name, amounts in decode(text.encode()).items()}
 
 
 def _moment(at_us: int | None) -> Any:

@@ -51,6 +51,7 @@ def row_in(row: dict[str, Any]) -> JobRow:
         cancel_requested=bool(row["cancel_requested"]),
         requires=required_by(row["requires"]),
         deaths=row["deaths"],
+        spending=row["spending"],
     )
 
 
@@ -126,6 +127,7 @@ def moved_columns(job: MovedJob, aging_s: float) -> dict[str, Any]:
         "origin_id": new.origin_id,
         "requires": requirement(row.requires),
         "deaths": row.deaths,
+        "spending": row.spending,
     }
 
 

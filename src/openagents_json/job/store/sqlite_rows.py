@@ -56,6 +56,7 @@ def commit_values(commit: Commit) -> tuple[Any, ...]:
         row.pause_requested,
         row.cancel_requested,
         commit.abandoned,
+        row.spending,
     )
 
 

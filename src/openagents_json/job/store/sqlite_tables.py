@@ -159,6 +159,7 @@ class SqliteTables:
                     0 if job.owner is None else FIRST_EPOCH,
                     row.started_us,
                     row.current_step,
+                    row.spending,
                     *limit_values(job.limit),
                 )
             )

@@ -8,10 +8,11 @@ from there is never trusted, never pickled and never buffered beyond the limit.
 from __future__ import annotations
 
 import struct
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from openagents_json.amounts import LARGEST, MOST, TOKENS
 from openagents_json.components import Reference
 from openagents_json.components.component import OUTPUT_BYTES
 from openagents_json.components.link import Until
@@ -103,6 +104,14 @@ class Emit(_Frame, tag="emit"):
     data: Any
 
 
+class Spend(_Frame, tag="spend"):
+    """What the call has spent, for the link."""
+
+    number: int
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=int(LARGEST[TOKENS]))]
+    cost_nanos: Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+
 class Track(_Frame, tag="track"):
     """Record a resource; the answer is a `Tracked` with the same key."""
 
@@ -141,7 +150,7 @@ class Failure(_Frame, tag="failure"):
 
 
 Control: TypeAlias = Tell | Tracked
-Reply: TypeAlias = Ready | Progress | Emit | Track | LogLine | Result | Failure
+Reply: TypeAlias = Ready | Progress | Emit | Spend | Track | LogLine | Result | Failure
 
 _encode = msgspec.json.Encoder().encode
 

@@ -197,11 +197,16 @@ class Process:
             except Exception:
                 logger.exception("what a step in a process said could not be passed on")
 
-    def _pass_on(self, run: ProcessRun, frame: frames.Progress | frames.Emit | frames.Track | frames.LogLine) -> None:
+    def _pass_on(
+        self, run: ProcessRun, frame: frames.Progress | frames.Emit | frames.Spend | frames.Track | frames.LogLine
+    ) -> None:
         if isinstance(frame, frames.Progress):
             run.call.link.progress(frame.fraction, frame.message)
         elif isinstance(frame, frames.Emit):
             run.call.link.emit(frame.data)
+        elif isinstance(frame, frames.Spend):
+            spent = {"tokens": frame.tokens, "cost_nanos": frame.cost_nanos}
+            run.call.link.spend({key: amount for key, amount in spent.items() if amount})
         elif isinstance(frame, frames.LogLine):
             run.call.on_output("log", frame)
         else:

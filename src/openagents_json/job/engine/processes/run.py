@@ -33,9 +33,9 @@ def ignore_output(stream: Output, data: bytes | LogLine) -> None:
 class ProcessCall:
     """What to call, and with what.
 
-    `inputs` is plain JSON. `link` hears progress, emits and tracked resources, `on_output` what is printed (bytes, cut
-    anywhere) and logged (`LogLine`), both in the event loop. `memory_mb` (MiB) and `cpu_s` limit what the call may
-    take beyond what its process has already.
+    `inputs` is plain JSON. `link` hears progress, emits, spending and tracked resources, `on_output` what is printed
+    (bytes, cut anywhere) and logged (`LogLine`), both in the event loop. `memory_mb` (MiB) and `cpu_s` limit what the
+    call may take beyond what its process has already.
     """
 
     component: Reference

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from openagents_json.amounts import Amounts
 from openagents_json.components import Resource, StepContext
 from openagents_json.job.engine.processes.crossing import from_data
 from openagents_json.job.engine.processes.frames import (
@@ -21,6 +22,7 @@ from openagents_json.job.engine.processes.frames import (
     LogLine,
     Progress,
     Reply,
+    Spend,
     Tell,
     Track,
     Tracked,
@@ -74,6 +76,10 @@ class ParentLink:
     def emit(self, data: object) -> None:
         """Show plain JSON to those who watch."""
         self._speaker.send(Emit(self._number, data))
+
+    def spend(self, spent: Amounts) -> None:
+        """Tell what the call has spent."""
+        self._speaker.send(Spend(self._number, spent.get("tokens", 0), spent.get("cost_nanos", 0)))
 
     def track(self, resource: Resource) -> Future[str]:
         """The id comes, through the listener's thread, when the parent has recorded the resource."""

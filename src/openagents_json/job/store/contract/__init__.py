@@ -18,6 +18,7 @@ jobs in it are made by the machine, so histories and rows fit together; `jobs` h
 
 from openagents_json.job.store.contract.accepting import AcceptingContract
 from openagents_json.job.store.contract.aging import AgingContract
+from openagents_json.job.store.contract.budgets import BudgetContract
 from openagents_json.job.store.contract.commits import CommitContract
 from openagents_json.job.store.contract.family import FamilyContract
 from openagents_json.job.store.contract.held import HeldContract
@@ -36,6 +37,7 @@ from openagents_json.job.store.contract.workers import WorkerContract
 __all__ = [
     "AcceptingContract",
     "AgingContract",
+    "BudgetContract",
     "CommitContract",
     "FamilyContract",
     "HeldContract",
@@ -71,5 +73,6 @@ class StoreContract(
     OverflowContract,
     RoomContract,
     UpkeepContract,
+    BudgetContract,
 ):
     """All of it. The subclass provides the fixture `store`; `clock` is here."""

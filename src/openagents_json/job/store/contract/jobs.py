@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from openagents_json.amounts import Amounts
 from openagents_json.clock import SECOND_US
 from openagents_json.ids import uuid7
 from openagents_json.job.events import Event
@@ -81,6 +82,7 @@ def new_job(
     start_in_s: float | None = None,
     key: str | None = None,
     body: str = "body",
+    budget: Amounts | None = None,
 ) -> NewJob:
     """A job to accept: QUEUED, or CREATED without `start`."""
     plan = plan_of(document)
@@ -94,6 +96,7 @@ def new_job(
         tags=tags,
         start_at_us=None if start_in_s is None else clock.now_us() + round(start_in_s * SECOND_US),
         idempotency_key=key,
+        budget=budget,
         start=start and start_in_s is None,
     )
     definition = Definition(workflow.content_hash, workflow.id, workflow.version, workflow.encoded)

@@ -44,16 +44,16 @@ new AS MATERIALIZED (
   FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::bigint[],
               $14::bigint[], $15::bigint[], $16::float8[], $17::text[], $18::text[], $19::text[], $20::text[],
               $21::text[], $22::bigint[], $23::bigint[], $24::bytea[], $29::text[], $30::text[], $31::bigint[],
-              $32::text[], $33::text[], $34::integer[], $35::text[], $36::text[])
+              $32::text[], $33::text[], $34::integer[], $35::text[], $36::text[], $37::text[])
     AS given (id, workflow_id, version, definition, status, rank, last_event, created_us, due_us, progress,
               idempotency_key, body_hash, tags, parent_id, origin_id, first, last, events, requires, owner, started_us,
-              current_step, limit_key, limit_max, limit_hold, limit_overflow)
+              current_step, limit_key, limit_max, limit_hold, limit_overflow, spending)
 ),
 added AS (
   INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us,
                     queued_us, due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id,
-                    queued_total_us, requires, owner, epoch, started_us, current_step, limit_key, limit_max, limit_hold,
-                    limit_overflow, slot)
+                    queued_total_us, requires, owner, epoch, started_us, current_step, spending, limit_key, limit_max,
+                    limit_hold, limit_overflow, slot)
   OVERRIDING SYSTEM VALUE
   SELECT new.key, new.id, new.workflow_id, new.version, new.definition, new.status, new.rank,
          CASE WHEN new.status = 'QUEUED'
@@ -61,7 +61,7 @@ added AS (
          new.last_event, new.created_us, CASE WHEN new.status IN ('QUEUED', 'RUNNING') THEN (SELECT now FROM moment) END,
          new.due_us, new.progress, new.idempotency_key, new.body_hash, new.tags::jsonb, new.parent_id, new.origin_id,
          coalesce(parent.queued_total_us, 0), new.requires, new.owner, CASE WHEN new.owner IS NULL THEN 0 ELSE 1 END,
-         new.started_us, new.current_step, new.limit_key, new.limit_max, new.limit_hold, new.limit_overflow,
+         new.started_us, new.current_step, new.spending, new.limit_key, new.limit_max, new.limit_hold, new.limit_overflow,
          CASE WHEN new.limit_key IS NOT NULL THEN FALSE END
   FROM new LEFT JOIN jobs AS parent ON parent.id = new.parent_id
   ON CONFLICT DO NOTHING
@@ -151,14 +151,15 @@ moved AS (
     room_by = CASE WHEN jobs.status = 'QUEUED' AND to_be.status = 'QUEUED' THEN jobs.room_by END,
     status = to_be.status, started_us = to_be.started_us, completed_us = to_be.completed_us,
     due_us = CASE WHEN to_be.status = 'RUNNING' THEN NULL ELSE to_be.due_us END,
-    owner = CASE WHEN to_be.status = 'RUNNING' THEN jobs.owner END, requires = to_be.requires, deaths = to_be.deaths
+    owner = CASE WHEN to_be.status = 'RUNNING' THEN jobs.owner END, requires = to_be.requires, deaths = to_be.deaths,
+    spending = to_be.spending
   FROM unnest($3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::smallint[],
               $10::bigint[], $11::float8[], $12::text[], $13::text[], $14::text[], $15::text[], $16::boolean[],
               $17::boolean[], $18::integer[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
-              $23::bigint[], $24::bytea[], $30::text[], $31::integer[])
+              $23::bigint[], $24::bytea[], $30::text[], $31::integer[], $32::text[])
     AS to_be (key, owner, epoch, expected, previous_status, status, rank, last_event, progress, current_step,
               error_type, error_message, error_folded, pause_requested, cancel_requested, abandoned, started_us,
-              completed_us, due_us, first, last, events, requires, deaths)
+              completed_us, due_us, first, last, events, requires, deaths, spending)
   WHERE jobs.key = to_be.key AND jobs.owner = to_be.owner AND jobs.epoch = to_be.epoch
     AND jobs.last_event = to_be.expected AND jobs.status = to_be.previous_status
     AND (to_be.completed_us IS NULL OR NOT EXISTS (
@@ -186,12 +187,12 @@ SELECT key FROM moved;
 WITH moved AS (
   UPDATE jobs SET
     last_event = $5, rank = $6, progress = $7, current_step = $8, error_type = $9, error_message = $10,
-    error_folded = $11, pause_requested = $12, cancel_requested = $13
+    error_folded = $11, pause_requested = $12, cancel_requested = $13, spending = $14
   WHERE key = $1 AND owner = $2 AND epoch = $3 AND last_event = $4 AND status = 'RUNNING'
   RETURNING key
 )
 INSERT INTO history (job, first, last, events)
-SELECT key, $14::bigint, $15::bigint, $16::bytea FROM moved RETURNING job;
+SELECT key, $15::bigint, $16::bigint, $17::bytea FROM moved RETURNING job;
 
 -- name: as_it_is
 -- What a refused commit met, with the events that it would have followed.
@@ -784,22 +785,22 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) ON CONFLIC
 INSERT INTO jobs (id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event, created_us,
                   queued_us, queued_total_us, started_us, completed_us, due_us, progress, current_step, error_type,
                   error_message, pause_requested, cancel_requested, idempotency_key, body_hash, parent_id,
-                  origin_id, requires, deaths, error_folded, tags, limit_key, limit_max, limit_hold, limit_overflow,
-                  slot)
+                  origin_id, requires, deaths, spending, error_folded, tags, limit_key, limit_max, limit_hold,
+                  limit_overflow, slot)
 SELECT id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event, created_us, queued_us,
        queued_total_us, started_us, completed_us, due_us, progress, current_step, error_type, error_message,
-       pause_requested, cancel_requested, idempotency_key, body_hash, parent_id, origin_id, requires, deaths,
+       pause_requested, cancel_requested, idempotency_key, body_hash, parent_id, origin_id, requires, deaths, spending,
        error_folded, tags::jsonb, limit_key, limit_max, limit_hold, limit_overflow, slot
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::bigint[], $8::text[],
             $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
             $16::bigint[], $17::float8[], $18::text[], $19::text[], $20::text[], $21::boolean[], $22::boolean[],
             $23::text[], $24::text[], $25::text[], $26::text[], $27::text[], $28::integer[], $29::text[],
-            $30::text[], $31::text[], $32::integer[], $33::text[], $34::text[], $35::boolean[])
+            $30::text[], $31::text[], $32::text[], $33::integer[], $34::text[], $35::text[], $36::boolean[])
   WITH ORDINALITY
   AS given (id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event, created_us,
             queued_us, queued_total_us, started_us, completed_us, due_us, progress, current_step, error_type,
             error_message, pause_requested, cancel_requested, idempotency_key, body_hash, parent_id, origin_id,
-            requires, deaths, error_folded, tags, limit_key, limit_max, limit_hold, limit_overflow, slot, place)
+            requires, deaths, spending, error_folded, tags, limit_key, limit_max, limit_hold, limit_overflow, slot, place)
 ORDER BY place ON CONFLICT DO NOTHING RETURNING id, key;
 
 -- name: histories_restore

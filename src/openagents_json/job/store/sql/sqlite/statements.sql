@@ -39,8 +39,10 @@ ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value);
 -- Accept a job; a repeated create with the same id changes nothing.
 INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, last_event, created_us, queued_us,
                   due_us, progress, idempotency_key, body_hash, tags, parent_id, origin_id, queued_total_us, requires,
-                  owner, epoch, started_us, current_step, limit_key, limit_max, limit_hold, limit_overflow, slot)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+                  owner, epoch, started_us, current_step, spending, limit_key, limit_max, limit_hold, limit_overflow,
+                  slot)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING;
 
 -- name: job_with_idempotency_key
 -- The job that used this key before.
@@ -158,8 +160,8 @@ UPDATE jobs SET owner = NULL WHERE key = ? AND owner = ? AND epoch = ? AND statu
 -- Jobs go on: nothing that an index holds changes. Columns: key, owner, epoch, expected last event; then what is set.
 UPDATE jobs SET last_event = column5, rank = column6, progress = column7, current_step = column8,
                 error_type = column9, error_message = column10, pause_requested = column11,
-                cancel_requested = column12, abandoned = abandoned + column13
-FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+                cancel_requested = column12, abandoned = abandoned + column13, spending = column14
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = 'RUNNING';
 
 -- name: commit_starting
@@ -167,12 +169,12 @@ WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event 
 -- above, then: status before, started_us, now.
 UPDATE jobs SET last_event = column5, rank = column6, progress = column7, current_step = column8,
                 error_type = column9, error_message = column10, pause_requested = column11,
-                cancel_requested = column12, abandoned = abandoned + column13,
-                queued_total_us = queued_total_us + CASE WHEN status = 'QUEUED' THEN column16 - queued_us ELSE 0 END,
-                queued_us = CASE WHEN status = 'QUEUED' THEN queued_us ELSE column16 END,
-                status = 'RUNNING', started_us = column15, due_us = NULL
-FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
-WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column14;
+                cancel_requested = column12, abandoned = abandoned + column13, spending = column14,
+                queued_total_us = queued_total_us + CASE WHEN status = 'QUEUED' THEN column17 - queued_us ELSE 0 END,
+                queued_us = CASE WHEN status = 'QUEUED' THEN queued_us ELSE column17 END,
+                status = 'RUNNING', started_us = column16, due_us = NULL
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column15;
 
 -- name: commit_settled
 -- Jobs stop running (or change while nobody runs them): the lease ends. A final row only with an empty inbox. Columns as
@@ -180,22 +182,23 @@ WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event 
 -- requires, deaths. A slot of a limit is kept as `limits.keeps_slot` says.
 UPDATE jobs SET last_event = column5, rank = column6, progress = column7, current_step = column8,
                 error_type = column9, error_message = column10, pause_requested = column11,
-                cancel_requested = column12, abandoned = abandoned + column13, requires = column21, deaths = column22,
+                cancel_requested = column12, abandoned = abandoned + column13, spending = column14,
+                requires = column22, deaths = column23,
                 queued_total_us = queued_total_us
-                  + CASE WHEN status = 'QUEUED' AND column17 <> 'QUEUED' THEN column16 - queued_us ELSE 0 END,
-                queued_us = CASE WHEN status <> 'QUEUED' AND column17 = 'QUEUED' THEN column16 ELSE queued_us END,
-                sort_at = CASE WHEN column17 = 'QUEUED'
-                  THEN (CASE WHEN status = 'QUEUED' THEN queued_us ELSE column16 END)
-                    - queued_total_us - column6 * column20
+                  + CASE WHEN status = 'QUEUED' AND column18 <> 'QUEUED' THEN column17 - queued_us ELSE 0 END,
+                queued_us = CASE WHEN status <> 'QUEUED' AND column18 = 'QUEUED' THEN column17 ELSE queued_us END,
+                sort_at = CASE WHEN column18 = 'QUEUED'
+                  THEN (CASE WHEN status = 'QUEUED' THEN queued_us ELSE column17 END)
+                    - queued_total_us - column6 * column21
                   ELSE sort_at END,
-                slot = CASE WHEN column18 IS NOT NULL THEN min(slot, 0)
-                  WHEN status = 'QUEUED' AND column17 = 'QUEUED' THEN slot
-                  WHEN limit_hold = 'running' OR column15 IS NULL THEN min(slot, 0) ELSE slot END,
-                status = column17, started_us = column15, completed_us = column18, due_us = column19, owner = NULL,
-                room_by = CASE WHEN status = 'QUEUED' AND column17 = 'QUEUED' THEN room_by END
-FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
-WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column14
-  AND (column18 IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = jobs.key AND drained = 0));
+                slot = CASE WHEN column19 IS NOT NULL THEN min(slot, 0)
+                  WHEN status = 'QUEUED' AND column18 = 'QUEUED' THEN slot
+                  WHEN limit_hold = 'running' OR column16 IS NULL THEN min(slot, 0) ELSE slot END,
+                status = column18, started_us = column16, completed_us = column19, due_us = column20, owner = NULL,
+                room_by = CASE WHEN status = 'QUEUED' AND column18 = 'QUEUED' THEN room_by END
+FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column15
+  AND (column19 IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = jobs.key AND drained = 0));
 
 -- name: lease_of
 -- What a refused commit met.
@@ -541,11 +544,13 @@ WHERE job_id = ? ORDER BY key;
 INSERT INTO jobs (key, id, workflow_id, version, definition, status, rank, sort_at, owner, epoch, last_event,
                   created_us, queued_us, queued_total_us, started_us, completed_us, due_us, progress, current_step,
                   error_type, error_message, pause_requested, cancel_requested, idempotency_key, body_hash, tags,
-                  parent_id, origin_id, requires, deaths, limit_key, limit_max, limit_hold, limit_overflow, slot)
+                  parent_id, origin_id, requires, deaths, spending, limit_key, limit_max, limit_hold, limit_overflow,
+                  slot)
 VALUES (:key, :id, :workflow_id, :version, :definition, :status, :rank, :sort_at, :owner, :epoch, :last_event,
         :created_us, :queued_us, :queued_total_us, :started_us, :completed_us, :due_us, :progress, :current_step,
         :error_type, :error_message, :pause_requested, :cancel_requested, :idempotency_key, :body_hash, :tags,
-        :parent_id, :origin_id, :requires, :deaths, :limit_key, :limit_max, :limit_hold, :limit_overflow, :slot);
+        :parent_id, :origin_id, :requires, :deaths, :spending, :limit_key, :limit_max, :limit_hold, :limit_overflow,
+        :slot);
 
 -- name: inbox_put_drained
 -- The key of a request that was carried out before the job came here.
