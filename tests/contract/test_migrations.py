@@ -2,7 +2,8 @@
 version wrote is refused before anything is written.
 
 `tests/fixtures/stores/sqlite-schema-1.sql` was dumped while the program of schema 1 ran: a job in each status. Schema 2
-is the same with the second migration and what its program writes into the new columns, schema 3 with the third one.
+is the same with the second migration and what its program writes into the new columns, schema 3 with the third one,
+which leaves these jobs without a limit.
 """
 
 from __future__ import annotations

@@ -17,10 +17,12 @@ from openagents_json.job.store.contract import (
     AcceptingContract,
     CommitContract,
     FamilyContract,
+    GrantContract,
     LeaksContract,
     LeaseContract,
     LimitContract,
     OverflowContract,
+    PauseContract,
     StoreContract,
     UpkeepContract,
     WorkerContract,
@@ -68,6 +70,8 @@ class TestTwoStoresOnOneSchema(
     LeaksContract,
     LimitContract,
     OverflowContract,
+    PauseContract,
+    GrantContract,
     UpkeepContract,
 ):
     @pytest.fixture

@@ -57,6 +57,8 @@ async def copy_into(postgres: Server, source: str, target: str) -> None:
     async with postgres.connected() as connection:
         for table in TABLES:
             columns = ", ".join(await columns_of(connection, target, table))
+            if not columns:
+                continue  # that schema has no such table
             await connection.execute(
                 f"DELETE FROM {target}.{table};"
                 f"INSERT INTO {target}.{table} ({columns}) OVERRIDING SYSTEM VALUE "

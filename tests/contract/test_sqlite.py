@@ -16,10 +16,12 @@ from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract import (
     AcceptingContract,
     CommitContract,
+    GrantContract,
     LeaksContract,
     LeaseContract,
     LimitContract,
     OverflowContract,
+    PauseContract,
     StoreContract,
     UpkeepContract,
     WorkerContract,
@@ -84,6 +86,8 @@ class TestTwoStoresOnOneFile(
     LeaksContract,
     LimitContract,
     OverflowContract,
+    PauseContract,
+    GrantContract,
     UpkeepContract,
 ):
     @pytest.fixture

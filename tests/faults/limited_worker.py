@@ -1,9 +1,10 @@
-"""A worker process whose jobs are limited: two of a customer at a time. It is started by `test_limits_on_postgres`.
+"""A worker process whose jobs are limited: two of a customer at a time, and so many calls of the component that they
+are made of. It is started by `test_limits_on_postgres`.
 
     python -m tests.faults.limited_worker URL FOLDER LEASE_S
 
-While a step runs it has one of the two lock files of its limit in FOLDER, which the kernel frees when the process is
-killed. A step that finds both taken writes a line to `VIOLATIONS`: a third job is on.
+While a step runs it has one of the lock files of each of its limits in FOLDER, which the kernel frees when the process
+is killed. A step that finds all of them taken writes a line to `VIOLATIONS`: one too many is on.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from openagents_json import OpenAgentsApp, StepContext
 from openagents_json.job.engine import worker as engine_worker
 
 VIOLATIONS = "violations"
-LIMIT = 2
+LIMIT = 2  # jobs of a customer
+CALLS = 3  # of the component, by each kind of hold
 WORK_S = 0.02
 HOLDS = ("job", "running")
 
 
 def flow(hold: str) -> dict[str, Any]:
     """Two calls with a short rest between them, during which a limit on what runs lets others in."""
-    step = {"component": "work", "inputs": {"limit": f"{hold}-{{{{ inputs.customer }}}}"}}
+    step = {"component": "work", "inputs": {"limit": f"{hold}-{{{{ inputs.customer }}}}", "hold": hold}}
     return {
         "id": hold,
         "inputs": {"type": "object", "properties": {"customer": {"type": "integer"}}, "required": ["customer"]},
@@ -40,9 +42,9 @@ def flow(hold: str) -> dict[str, Any]:
 def make_app(url: str, folder: Path, lease_s: float, **settings: Any) -> OpenAgentsApp:
     app = OpenAgentsApp(store=url, lease_s=lease_s, **settings)
 
-    @app.tool("work", isolation="inline")
-    async def work(context: StepContext, limit: str) -> None:
-        with _place_taken(folder, limit, context.job_id):
+    @app.tool("work", isolation="inline", concurrency={"limit": CALLS, "key": "{{ inputs.hold }}"})
+    async def work(context: StepContext, limit: str, hold: str) -> None:
+        with _place_taken(folder, limit, LIMIT, context), _place_taken(folder, f"calls-{hold}", CALLS, context):
             await asyncio.sleep(WORK_S)
 
     for hold in HOLDS:
@@ -51,9 +53,9 @@ def make_app(url: str, folder: Path, lease_s: float, **settings: Any) -> OpenAge
 
 
 @contextmanager
-def _place_taken(folder: Path, limit: str, job_id: str) -> Iterator[None]:
+def _place_taken(folder: Path, limit: str, places: int, context: StepContext) -> Iterator[None]:
     """One of the places of a limit is ours inside."""
-    for number in range(LIMIT):
+    for number in range(places):
         fd = os.open(folder / f"{limit}.{number}", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +68,7 @@ def _place_taken(folder: Path, limit: str, job_id: str) -> Iterator[None]:
             os.close(fd)
         return
     with (folder / VIOLATIONS).open("a") as found:
-        found.write(f"{limit}: job {job_id} is one too many\n")
+        found.write(f"{limit}: {context.step} of job {context.job_id} is one too many\n")
     yield
 
 

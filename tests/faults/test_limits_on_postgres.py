@@ -1,7 +1,7 @@
 """Limits on PostgreSQL, where three worker processes commit at once and die: never is one job too many on.
 
 Two witnesses: a trigger writes down every slot that a transaction gives or takes, in the transaction itself; and each
-step has a lock file of its limit while it runs.
+step has a lock file of its limit, and one of that of its component, while it runs.
 """
 
 from __future__ import annotations
@@ -183,6 +183,8 @@ class Site:
         assert set(most.values()) == {LIMIT}, "a limit that is not reached shows nothing"
         assert not any(on.values()), "a slot was never given back"
         assert await self.value("SELECT count(*) FROM {schema}.jobs WHERE slot") == 0
+        query = "SELECT count(*) = 0 FROM {schema}.grants WHERE worker IN (SELECT id FROM {schema}.workers)"
+        await self.until(lambda: self.value(query))  # the last calls are given back after their jobs have ended
         assert await check_store(self.desks[0].store) == []
 
 

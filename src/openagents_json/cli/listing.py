@@ -247,7 +247,9 @@ def _wait(wait: Mapping[str, Any], now: datetime) -> str:
     if wait["kind"] == "worker":
         text = _worker_wait(wait)
     elif wait["kind"] == "limit":
-        text = _limit_wait(wait)
+        text = _component_limit_wait(wait) if "component" in wait else _limit_wait(wait)
+    elif wait["kind"] == "paused":
+        text = _pause_wait(wait, now)
     elif wait["kind"] == "signal":
         text = f"for the signal {printable(wait['signal'], 120)!r}"
     elif wait["kind"] == "child":
@@ -265,6 +267,14 @@ def _wait(wait: Mapping[str, Any], now: datetime) -> str:
     return text
 
 
+def _pause_wait(wait: Mapping[str, Any], now: datetime) -> str:
+    """A pause of the whole workflow or of a component: whose, since when, and what ends it."""
+    by = f" by {printable(wait['by'], 80)}" if wait["by"] else ""
+    why = f": {printable(wait['reason'], 200)}" if wait["reason"] else ""
+    name = f"{wait['what']} {printable(wait['name'], 120)}"
+    return f"for `openagents resume {name}`, paused{by} since {short_time(wait['since'], now)}{why}"
+
+
 def _limit_wait(wait: Mapping[str, Any]) -> str:
     """A slot of the job's limit: which one, and who has it."""
     key = f" with the key {printable(json_text(wait['key']).strip(), 120)}" if wait["key"] is not None else ""
@@ -273,6 +283,18 @@ def _limit_wait(wait: Mapping[str, Any]) -> str:
     text = f"for one of the {wait['limit']:,} jobs" if wait["limit"] > 1 else "for the one job"
     text += f"{key} that may be on (`concurrency`): {', '.join(ids)}"
     return text + (f" and {hidden:,} more" if hidden > 0 else "")
+
+
+def _component_limit_wait(wait: Mapping[str, Any]) -> str:
+    """Room in a limit of a component: in which one, and who takes it."""
+    key = f" with the key {printable(json_text(wait['key']).strip(), 120)}" if wait["key"] is not None else ""
+    calls = f"{wait['limit']:,} calls" if wait["limit"] > 1 else "one call"
+    component = f"{printable(wait['component'], 80)}{key}"
+    if "per_seconds" in wait:
+        return f"for a token: {calls} of {component} may begin in {wait['per_seconds']:g} s (`rate_limit`)"
+    workers = [printable(worker, 80) for worker in wait["held_by"][:HOLDERS_SHOWN]]
+    text = f"for a slot: {calls} of {component} may be on (`concurrency`)"
+    return f"{text}, in {', '.join(workers)}" if workers else text
 
 
 def _worker_wait(wait: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from openagents_json.cli.graph import graph
 from openagents_json.cli.health import health
 from openagents_json.cli.invocation import invocation_of
 from openagents_json.cli.jobs import app as jobs
+from openagents_json.cli.pauses import pause, pauses, resume
 from openagents_json.cli.run import run
 from openagents_json.cli.store import app as store
 from openagents_json.cli.worker import worker
@@ -32,6 +33,9 @@ app.command("schema", epilog=epilog())(schema)
 app.command("graph", epilog=epilog())(graph)
 app.command("components", epilog=epilog())(components)
 app.add_typer(jobs, name="jobs", epilog=epilog())
+app.command("pause", epilog=epilog())(pause)
+app.command("resume", epilog=epilog())(resume)
+app.command("pauses", epilog=epilog())(pauses)
 app.command("worker", epilog=epilog())(worker)
 app.command("workers", epilog=epilog())(workers)
 app.command("health", epilog=epilog())(health)

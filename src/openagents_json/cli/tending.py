@@ -68,7 +68,12 @@ async def _wait_idle(jobs: JobManager) -> None:
         offers = set(jobs.components.names())
         try:
             page, health = await jobs.list_jobs({"status": "QUEUED"}, limit=1_000), await jobs.health()
-            is_empty = page.cursor is None and not any(serves(offers, job.requires) for job in page)
+            pauses = await jobs.list_pauses()
+            offers -= {one.name for one in pauses if one.kind == "component"}
+            paused = {one.name for one in pauses if one.kind == "workflow"}
+            is_empty = page.cursor is None and not any(
+                serves(offers, job.requires) and (job.workflow_id not in paused or job.cancel_requested) for job in page
+            )
             if is_empty and health["running_jobs"] == 0:
                 return
         except StoreUnavailable:

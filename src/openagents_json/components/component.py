@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from openagents_json import jsondata
 from openagents_json.components.agents import HOOKS, Agent, AgentInstances
 from openagents_json.components.context import StepContext
+from openagents_json.components.limits import ComponentLimit, read_limits
 from openagents_json.components.schema import InputReader, OutputCheck
 from openagents_json.components.signature import read_signature
 from openagents_json.components.versions import DEFAULT_VERSION, is_version
@@ -53,6 +54,8 @@ class Options:
     timeout_s: float | None = None
     retry: Mapping[str, Any] | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    concurrency: int | Mapping[str, Any] | None = None
+    rate_limit: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +72,7 @@ class Component:
     timeout_s: float | None  # of one attempt, unless the step says otherwise
     retry: Mapping[str, Any] | None  # as given to the decorator; checked where it is used
     resources: Mapping[str, float]  # what an attempt occupies, by name of the resource
+    limits: tuple[ComponentLimit, ...]  # of all its attempts, in all workers together
     agent: type | None  # the class, if this is a capability
     is_async: bool
     defined_at: str  # file:line
@@ -171,6 +175,7 @@ def make_component(
         timeout_s=options.timeout_s,
         retry=None if options.retry is None else dict(options.retry),
         resources=dict(options.resources),
+        limits=read_limits(options.concurrency, options.rate_limit, name),
         agent=agent.cls if agent else None,
         is_async=signature.is_async,
         defined_at=signature.defined_at,

@@ -18,6 +18,7 @@ from openagents_json.components.component import (
     check_version,
     make_component,
 )
+from openagents_json.components.limits import Concurrency, RateLimit
 from openagents_json.components.versions import DEFAULT_VERSION, version_key
 from openagents_json.errors import ComponentNotFound, DuplicateComponent, InvalidComponent
 
@@ -37,6 +38,8 @@ class CapabilityOptions(TypedDict, total=False):
     timeout_s: float  # of one attempt
     retry: Mapping[str, Any]
     resources: Mapping[str, float]
+    concurrency: int | Concurrency  # how many of its attempts are on at a time, in all workers
+    rate_limit: RateLimit  # how many of them begin in a time
 
 
 class ToolOptions(CapabilityOptions, total=False):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from openagents_json.amounts import KEYS, Amounts, Budget, budget_problems, whole
+from openagents_json.components.component import check_name
 from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.arrival import STRICT_AGING_S
+from openagents_json.job.store.pauses import PauseKind
 from openagents_json.jsondata import NotJson, plain
 from openagents_json.workflow import Workflow, limits
 from openagents_json.workflow.problems import member_path
@@ -20,6 +23,7 @@ MAX_TAGS = 32
 TAG_CHARACTERS = 200
 REASON_CHARACTERS = 2_000
 KEY_CHARACTERS = 200
+_WORKFLOW_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 MAX_CREATED_AT_ONCE = 10_000  # jobs of one `create_jobs`
 
 
@@ -115,6 +119,17 @@ def placed(place: int) -> Iterator[None]:
     except InvalidInputs as error:
         problems = [replace(one, path=one.path.replace("$", f"$[{place}]", 1)) for one in error.problems]
         raise InvalidInputs(problems, f"the inputs of job {place}") from None
+
+
+def check_pausable(kind: PauseKind, name: str) -> None:
+    """`InvalidComponent` or `InvalidInputs` for what can be no name of a component or id of a workflow. Whether there
+    is one is not asked: others may have it."""
+    if kind == "component":
+        check_name(name)
+    elif len(name) > limits.ID_CHARACTERS or not _WORKFLOW_ID.fullmatch(name):
+        shown = name if len(name) <= limits.ID_CHARACTERS else f"{name[:40]}…"
+        advice = f"Letters, digits, _, - and dots, beginning with a letter or _, {limits.ID_CHARACTERS} at most."
+        raise InvalidInputs([Problem("$.workflow_id", f"{shown!r} can be no id of a workflow.", advice)], "the pause")
 
 
 def check_reason(reason: str | None) -> None:

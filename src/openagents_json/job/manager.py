@@ -35,6 +35,7 @@ from openagents_json.job.arguments import (
     aging_of,
     budget_of,
     check_count,
+    check_pausable,
     check_reason,
     key_of,
     metadata_of,
@@ -65,6 +66,8 @@ from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, O
 from openagents_json.job.moving import Exported, Imported, export_jobs, import_jobs
 from openagents_json.job.reading import JobReader
 from openagents_json.job.store import JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
+from openagents_json.job.store.grants import Blocked
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
 from openagents_json.job.views import job_of, output_of, status_of, worker_of
 from openagents_json.settings import Settings, load_settings
@@ -551,8 +554,10 @@ class JobManager:
             retries = [one.summary.id for one in await self.store.list_jobs(query)]
         workers = await self.store.list_workers() if status == JobStatus.QUEUED else []
         limit = await self.store.read_limit(job_id) if status == JobStatus.QUEUED else None
+        pauses = await self.store.list_pauses() if status in (JobStatus.QUEUED, JobStatus.RUNNING) else []
+        blocked = await self._blocked(job_id) if status == JobStatus.RUNNING else []
         summary, requests, state = await self._reader.read(job_id)
-        return status_of(state, summary, requests, retries, workers, limit)
+        return status_of(state, summary, requests, retries, workers, limit, pauses, blocked)
 
     async def explain(self, job_id: str) -> Explanation:
         """Why the job is not running: every blocker in order, with the command that would unblock it, its place in the
@@ -731,6 +736,47 @@ class JobManager:
         """
         return self._bus.subscribe(type, callback)
 
+    # ── pauses of components and workflows ────────────────────────────────────────────────────────────────────────
+
+    async def pause_component(self, name: str, *, by: str | None = None, reason: str | None = None) -> bool:
+        """Let no attempt of a component begin anywhere until `resume_component`; those that run end. False when it is
+        paused already: then who and why stay. Jobs that need it wait in the queue.
+
+        When this returns, workers of this process begin no further attempt of it, and others within 50 ms of hearing
+        (docs/limits.md says exactly what is promised). Resources are released by paused components, too.
+        """
+        return await self._pause("component", name, by, reason)
+
+    async def resume_component(self, name: str) -> bool:
+        """End the pause of a component. False when it was not paused."""
+        return await self._lift("component", name)
+
+    async def pause_workflow(self, workflow_id: str, *, by: str | None = None, reason: str | None = None) -> bool:
+        """Let no job of a workflow go on until `resume_workflow`, in whatever version: those that run go back to the
+        queue when what runs of them has ended, new ones wait there. False when it is paused already. Jobs that are
+        cancelled or clean up do so; child jobs of other workflows go on."""
+        return await self._pause("workflow", workflow_id, by, reason)
+
+    async def resume_workflow(self, workflow_id: str) -> bool:
+        """End the pause of a workflow. False when it was not paused."""
+        return await self._lift("workflow", workflow_id)
+
+    async def list_pauses(self) -> list[Pause]:
+        """The components and workflows that are paused, by whom, why and since when; the oldest first."""
+        return await self.store.list_pauses()
+
+    async def _pause(self, kind: PauseKind, name: str, by: str | None, reason: str | None) -> bool:
+        check_pausable(kind, name)
+        check_reason(reason)
+        is_new = await self.store.set_pause(kind, name, by, reason)
+        await self._worker.pauses.look()
+        return is_new
+
+    async def _lift(self, kind: PauseKind, name: str) -> bool:
+        was_paused = await self.store.lift_pause(kind, name)
+        await self._worker.pauses.look()
+        return was_paused
+
     # ── leaks ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def list_leaks(self, after: int = 0, limit: int = 1_000) -> list[StoredLeak]:
@@ -764,6 +810,12 @@ class JobManager:
         return await health_of(self._worker)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _blocked(self, job_id: str) -> list[Blocked]:
+        """What attempts of a RUNNING job wait for: all of them if it runs here, else as far as its worker has said."""
+        if (runner := self._worker.runners.get(job_id)) is not None:
+            return self._worker.grants.blocked_of(runner)
+        return await self.store.read_blocked(job_id)
 
     async def _summary(self, job_id: str) -> JobSummary:
         summary = await self.store.read_summary(job_id)

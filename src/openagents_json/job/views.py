@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from openagents_json.amounts import KEYS, outside
-from openagents_json.clock import as_datetime
+from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.job.machine import JobState, Resource, StepRun, spent_by, step_output, wanting
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus, WorkerSummary
+from openagents_json.job.store.grants import Blocked
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.output import StoredOutput
+from openagents_json.job.store.pauses import Pause
 from openagents_json.job.store.records import Request, StoredWorker
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
 
@@ -79,9 +81,12 @@ def status_of(
     retried_as: Sequence[str] = (),
     workers: Sequence[StoredWorker] = (),
     limit: StoredLimit | None = None,
+    pauses: Sequence[Pause] = (),
+    blocked: Sequence[Blocked] = (),
 ) -> dict[str, Any]:
     """The detailed status: what is true now, and what was asked for and is not effective yet. `workers` are those that
-    live and `limit` is what the store says of it, for a job that is QUEUED."""
+    live and `limit` is what the store says of it, for a job that is QUEUED; `pauses` are those of the store,
+    and `blocked` says which attempts of a job that is RUNNING wait for limits of their components."""
     return {
         "id": state.job_id,
         "workflow_id": state.workflow_id,
@@ -98,7 +103,7 @@ def status_of(
         "step_counts": {
             str(status): count for status, count in Counter(run.status for run in state.runs.values()).items()
         },
-        "waiting_for": _waiting_for(state, workers, limit),
+        "waiting_for": _waiting_for(state, workers, limit, pauses, blocked),
         "requests": _requests(state, requests),
         "resources": [_resource(resource) for resource in state.ledger.values()],
         "signals": {name: len(letters) for name, letters in state.mailbox.items()},
@@ -129,7 +134,11 @@ def _runs_shown(state: JobState) -> list[StepRun]:
 
 
 def _waiting_for(
-    state: JobState, workers: Sequence[StoredWorker], limit: StoredLimit | None = None
+    state: JobState,
+    workers: Sequence[StoredWorker],
+    limit: StoredLimit | None = None,
+    pauses: Sequence[Pause] = (),
+    blocked: Sequence[Blocked] = (),
 ) -> list[dict[str, Any]]:
     """Each thing that has to come before the job can go on: {"kind", "at" or "step", …}; empty when nothing has to."""
     waits: list[dict[str, Any]] = []
@@ -141,10 +150,15 @@ def _waiting_for(
         waits.append(wait)
     if state.status == JobStatus.CREATED:
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
-    if state.status == JobStatus.QUEUED:
-        waits.append(_worker(state, workers) if limit is None or limit.has_slot else _slot(limit))
+    held_up = _pauses_of(state, pauses)
+    waits += [_paused(pause) for pause in held_up]
+    if state.status == JobStatus.QUEUED and limit is not None and not limit.has_slot:
+        waits.append(_slot(limit))
+    elif state.status == JobStatus.QUEUED and not held_up:
+        waits.append(_worker(state, workers))
     if state.is_final:
         return waits
+    waits += [_component_limit(one) for one in blocked if state.status == JobStatus.RUNNING][:STEPS_SHOWN]
     for path, due_us in state.delayed.items():
         kind = "retry" if state.runs[path].status == StepStatus.RETRYING else "timer"
         waits.append({"kind": kind, "step": path, "at": as_datetime(due_us)})
@@ -161,6 +175,51 @@ def _waiting_for(
     ]
     waits += [{"kind": "decision", "step": path, "error": state.runs[path].error} for path in state.in_doubt]
     return waits
+
+
+def _pauses_of(state: JobState, pauses: Sequence[Pause]) -> list[Pause]:
+    """The pauses that keep a job from going on: that of its workflow, and those of all components that it could go on
+    with when a worker takes it."""
+    if state.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+        return []
+    is_going_on = state.cancel is not None or state.outcome is not None
+    found = [one for one in pauses if one.kind == "workflow" and one.name == state.workflow_id and not is_going_on]
+    if state.status == JobStatus.QUEUED:
+        paused = {one.name: one for one in pauses if one.kind == "component"}
+        if state.required and all(name in paused for name in state.required):
+            found += [paused[name] for name in state.required]
+    return found
+
+
+def _paused(pause: Pause) -> dict[str, Any]:
+    """{"kind": "paused", "what": component or workflow, "name", "by", "reason", "since"}."""
+    since = as_datetime(pause.at_us)
+    return {
+        "kind": "paused",
+        "what": pause.kind,
+        "name": pause.name,
+        "by": pause.by,
+        "reason": pause.reason,
+        "since": since,
+    }
+
+
+def _component_limit(blocked: Blocked) -> dict[str, Any]:
+    """What a step waits for whose component has a limit: {"kind": "limit", "component", "key", "limit", "step",
+    "since"}, and "held_by" (ids of workers that hold the slots, 10 at most), or "per_seconds" and "at", when the next
+    token of the rate comes."""
+    cap = blocked.cap
+    wait: dict[str, Any] = {
+        "kind": "limit",
+        "component": cap.component,
+        "key": cap.value,
+        "limit": cap.limit,
+        "step": blocked.path,
+        "since": as_datetime(blocked.since_us),
+    }
+    if cap.per_us is None:
+        return wait | {"held_by": list(blocked.held_by)}
+    return wait | {"per_seconds": cap.per_us / SECOND_US, "at": _moment(blocked.next_us)}
 
 
 def _slot(stored: StoredLimit) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Workflows: what to run. Definitions are loaded, checked and planned here; nothing of them runs."""
 
 from openagents_json.workflow.check import check
+from openagents_json.workflow.component_keys import InputNames, key_value
 from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.inputs import InputSchema, schema_problems
 from openagents_json.workflow.load import load_folder, load_workflow, parse_text, parse_workflow, stored_workflow
@@ -12,6 +13,7 @@ from openagents_json.workflow.secrets import EnvironmentSecrets, MappingSecrets,
 __all__ = [
     "Block",
     "EnvironmentSecrets",
+    "InputNames",
     "InputSchema",
     "MappingSecrets",
     "Node",
@@ -24,6 +26,7 @@ __all__ = [
     "WorkflowRegistry",
     "build_plan",
     "check",
+    "key_value",
     "load_folder",
     "load_workflow",
     "mask",

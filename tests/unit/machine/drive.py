@@ -16,6 +16,7 @@ from openagents_json.job.machine import (
     AttemptSucceeded,
     Claimed,
     Decision,
+    Granted,
     Happening,
     Interrupted,
     JobState,
@@ -93,6 +94,7 @@ class Drive:
         takeover: Takeover | None = None,
         job_id: str = "job-1",
         parent: dict[str, Any] | None = None,
+        granted: Granted = lambda component, run, inputs: True,
     ) -> None:
         self.plan = definition if isinstance(definition, Plan) else plan_of(definition)
         self.now_us = START_US
@@ -113,6 +115,7 @@ class Drive:
         self.releasing: str | None = None
         self.epoch = 0
         self.spawn: Spawn = no_children
+        self.granted = granted
         self.missing: set[str] = set()  # components that the worker does not have
         if claim and start:
             self.claim()
@@ -133,6 +136,7 @@ class Drive:
             linger_us=self.linger_us,
             cleanup_us=self.cleanup_us,
             has=lambda component: component not in self.missing,
+            granted=self.granted,
         )
         assert not (was_final and decision.events), "a final state changed"
         self.history += decision.events

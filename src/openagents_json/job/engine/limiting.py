@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 from openagents_json.errors import ExpressionError, InvalidInputs, LimitReached, Problem
 from openagents_json.job.machine import Child, ChildSpec, Decision, Spawn
 from openagents_json.job.store.limits import ALL_JOBS, Limit, limit_key
-from openagents_json.jsondata import freeze
-from openagents_json.workflow import Plan, limits
+from openagents_json.workflow import InputNames, Plan, limits
 
 
 def limit_of(plan: Plan, inputs: Mapping[str, Any]) -> Limit | None:
@@ -21,7 +20,7 @@ def limit_of(plan: Plan, inputs: Mapping[str, Any]) -> Limit | None:
     value = ALL_JOBS
     if plan.limit_key is not None:
         try:
-            value = plan.limit_key.render(_InputNames(inputs))
+            value = plan.limit_key.render(InputNames(inputs))
         except ExpressionError as error:
             raise _invalid(f"The key of `concurrency` cannot be worked out of them. {error}") from None
     key = limit_key(plan.workflow.id, value)
@@ -34,24 +33,6 @@ def limit_of(plan: Plan, inputs: Mapping[str, Any]) -> Limit | None:
 
 def _invalid(message: str) -> InvalidInputs:
     return InvalidInputs([Problem("$", message)])
-
-
-class _InputNames:
-    """What the key can see (implements `expressions.Names`)."""
-
-    def __init__(self, inputs: Mapping[str, Any]) -> None:
-        self._inputs = freeze(dict(inputs))
-
-    def value(self, name: str) -> Any:
-        if name != "inputs":
-            raise KeyError(name)
-        return self._inputs
-
-    def step(self, step_id: str) -> Mapping[str, Any]:
-        raise KeyError(step_id)
-
-    def secret(self, name: str) -> str:
-        raise KeyError(name)
 
 
 # Limits that the children of a turn have met, by key: why no more of them may start, and how many may.

@@ -182,6 +182,12 @@ class Runner:
         run = self.state.runs.get(attempt.path)
         return run is not None and self.state.node(run).step.preemptible
 
+    def keep(self, reason: str) -> None:
+        """The job need not be given back any more for that reason. It looks for what it may start now."""
+        if self._released is not None and self._released.reason == reason:
+            self._released = None
+        self.look_again()
+
     def stop_attempts(self, reason: str, grace_s: float) -> None:
         for attempt in [*self._attempts.values(), *self._releases.values()]:
             attempt.stop(reason, grace_s)
@@ -200,6 +206,8 @@ class Runner:
                 if self.state.status != JobStatus.RUNNING:
                     return
                 self._carry_out(decision)
+                is_held_up = self.state.pause_requested or self._released is not None
+                self._worker.grants.keep(self, () if is_held_up else self.state.startable)
                 self._set_timer()
                 self._worker.offer_slot()
         except LeaseLost as lost:
@@ -212,6 +220,7 @@ class Runner:
                 raise
         finally:
             self._worker.slots.forget(self)
+            self._worker.grants.keep(self, ())
             self._worker.offer_slot()
             if self._timer is not None:
                 self._timer.cancel()
@@ -261,7 +270,8 @@ class Runner:
                 spawn=ChildrenWithin(self._spawn, rooms),
                 linger_us=self._worker.linger_us,
                 cleanup_us=self._worker.cleanup_us,
-                has=self._worker.components.__contains__,
+                has=self._worker.may_start,
+                granted=partial(self._worker.grants.may_begin, self),
             )
             for request, refusal in decision.refused:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
@@ -383,6 +393,7 @@ class Runner:
             self._worker, self.state, call.run, self._ended, self._code_ended, self._tracking.tracker(call.run), spend
         )
         self._attempts[attempt.path] = attempt
+        self._worker.grants.begin(attempt, self)
         begin_attempt(self._worker, self.state, call, attempt)
 
     def _release(self, resource: Resource) -> None:

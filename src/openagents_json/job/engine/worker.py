@@ -32,11 +32,13 @@ from openagents_json.errors import ComponentNotFound, LeaseLost, StoreError, Sto
 from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
 from openagents_json.job.engine.attempt import Attempt
+from openagents_json.job.engine.grants import Grants
 from openagents_json.job.engine.heart import STOP_BEFORE, Heart
 from openagents_json.job.engine.housekeeping import Housekeeping
 from openagents_json.job.engine.making import JobMaker
 from openagents_json.job.engine.meter import Meter
 from openagents_json.job.engine.output import Outputs
+from openagents_json.job.engine.pauses import Pauses
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.preemption import Preemption
 from openagents_json.job.engine.processes import ProcessPool
@@ -127,6 +129,8 @@ class Worker:
         self.meter = Meter()
         self.housekeeping = Housekeeping(self)
         self.preemption = Preemption(self)
+        self.pauses = Pauses(self)
+        self.grants = Grants(self)
         self._plans = plans
         self._states = states
         self._maker = maker
@@ -175,8 +179,10 @@ class Worker:
         self.instances = AgentInstances()
         began_s = self.loop.time()
         await self._register()
+        if self._claims:
+            await self.pauses.look()
         self.meter.start()
-        self._upkeep = self._begin(self._poll, self._hold_again)
+        self._upkeep = self._begin(self._poll, self._hold_again, self.grants.ask)
         if self.clock.passes_by_itself:
             pulse, lease_s = self.store.pulse(self.id), self.store.lease_s
             self._heart = Heart(
@@ -210,6 +216,11 @@ class Worker:
         if self._attempts_are_told:
             return "shutdown"
         return None if self.is_lease_sure else "lost_lease"
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it gives all its jobs back and ends."""
+        return self._stopping
 
     @property
     def processes(self) -> ProcessPool:
@@ -392,6 +403,7 @@ class Worker:
         """The code of an attempt has really ended: its slot is free."""
         if attempt.is_abandoned and attempt.isolation == "thread":
             self.slots.abandoned -= 1
+        self.grants.code_ended(attempt)
         self.free_slot(attempt.isolation)
 
     def thread_counted(self) -> None:
@@ -408,6 +420,10 @@ class Worker:
         if not self.is_lease_sure:
             return None  # when they are sure again, every runner looks again
         return self.slots.take(self.isolation_of(component, node), runner)
+
+    def may_start(self, component: str) -> bool:
+        """Whether attempts of a component may begin here: it is here, and not paused."""
+        return component in self.components and component not in self.pauses.components
 
     def free_slot(self, isolation: Isolation) -> None:
         self.slots.give_back(isolation)
@@ -505,6 +521,9 @@ class Worker:
             logger.exception("job %s cannot be read and stays in the queue", claim.job_id)
             self.spawn(self._take_up_again(claim), f"give back {claim.job_id}")
             return
+        if self.pauses.concerns(state):  # since we have asked for it
+            self.spawn(self.patiently(lambda: self.leases.release(claim)), f"give back {claim.job_id}")
+            return
         preempted = self.preemption.claimed(claim.job_id)
         self._start(self._make_runner(claim, state, [Claimed(claim.owner, claim.epoch, claim.sort_at, preempted)]))
 
@@ -513,7 +532,7 @@ class Worker:
         if not self._has_room or claim.job_id in self.runners or claim.needs_queue:
             return None
         state = self._fold(plan, claim)
-        if state.deaths >= SUSPECT_DEATHS or not serves(self.offers, state.required):
+        if state.deaths >= SUSPECT_DEATHS or not serves(self.offers, state.required) or self.pauses.concerns(state):
             return None
         return self._make_runner(claim, state, [Offered(claim.owner, claim.epoch, claim.sort_at), *happenings], first)
 
@@ -533,7 +552,7 @@ class Worker:
         in the ordinary way."""
         if state.status != JobStatus.QUEUED or new.limit is not None or not self._has_room:
             return None
-        if not self._loops or not serves(self.offers, state.required):
+        if not self._loops or not serves(self.offers, state.required) or self.pauses.concerns(state):
             return None
         first: First = self.loop.create_future()
         new = replace(new, owner=self.id)
@@ -631,11 +650,14 @@ class Worker:
             if is_late:  # a commit of ours from before the change may have been published after it: look once more
                 self.bus.wake_readers()
             return
+        if self._claims:
+            await self.pauses.look()
         if self.runners:
             for job_id in await self.store.jobs_with_requests(self.id):
                 self.inbox_changed(job_id)
         await self.preemption.look()
         self.bus.wake_readers()
+        self.grants.look()
         self._queue.lost_count()
         self._due_changed.set()
 
@@ -662,6 +684,7 @@ class Worker:
     def _lease_is_sure(self) -> None:
         """Our leases are renewed: steps may begin again, of those jobs that nobody has taken over."""
         self.is_lease_sure = True
+        self.grants.say_all()
         self._queue.lost_count()
         for runner in list(self.runners.values()):
             runner.look_again()
@@ -676,16 +699,21 @@ class Worker:
             runner.stop_attempts("lost_lease", grace_s)
 
     @property
-    def offers(self) -> frozenset[str]:
+    def _names(self) -> frozenset[str]:
         """The names of the components that are registered now."""
         if self._known_offers[0] != len(self.components):
             self._known_offers = len(self.components), frozenset(self.components.names())
         return self._known_offers[1]
 
+    @property
+    def offers(self) -> frozenset[str]:
+        """Those of them that are not paused: what jobs are taken for."""
+        return self._names - self.pauses.components if self.pauses.components else self._names
+
     async def _register(self) -> None:
         """Say that we live, and what we have."""
         self._registered = len(self.components)
-        offers = sorted(self.offers) if self._claims else []
+        offers = sorted(self._names) if self._claims else []
         max_jobs = self.settings.max_jobs if self._claims else 0
         await self.store.register_worker(
             self.id, WorkerInfo(socket.gethostname(), os.getpid(), VERSION, offers, max_jobs)
@@ -693,6 +721,7 @@ class Worker:
 
     async def _recover(self) -> None:
         await self.clock.sleep(RECOVER_S)
+        await self.pauses.look()  # also where nobody tells us: several managers may share one memory store
         await self.recover()
 
     async def _hold_again(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from openagents_json.errors import ExpressionError
@@ -33,7 +34,14 @@ def start(turn: Turn) -> bool:
             turn.elsewhere.add(data["component"])
             state.startable[path] = (data, inputs)
             continue
-        admitted = turn.terms.admit(data["component"], state.node(run))
+        try:
+            is_granted = turn.terms.granted(data["component"], run, partial(_open_inputs, turn, run, data, inputs))
+        except ExpressionError as error:
+            del state.startable[path]
+            fail(turn, run, expression_info(error, run))
+            failed = True
+            continue
+        admitted = is_granted and turn.terms.admit(data["component"], state.node(run))
         if admitted:
             del state.startable[path]
             turn.record("attempt.started", data)
@@ -62,6 +70,18 @@ def _prepare(turn: Turn, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] |
         "component": run.component or allowed_name(node, node.component, names, "component"),
     }
     return data, _render_inputs(turn, node, names, data) if run.attempt == 0 else None
+
+
+def _open_inputs(turn: Turn, run: StepRun, data: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:
+    """The inputs of an attempt that is prepared, without those that hold a secret."""
+    if inputs is not None:
+        return inputs
+    known, names, plan = data.get("inputs", run.inputs), turn.names(run), turn.state.plan
+    return {
+        name: known[name] if name in known else template.render(names)
+        for name, template in turn.state.node(run).inputs.items()
+        if not plan.holds_secret(template)
+    }
 
 
 def _render_inputs(turn: Turn, node: Node, names: ScopeNames, data: dict[str, Any]) -> dict[str, Any] | None:

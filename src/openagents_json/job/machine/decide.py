@@ -41,6 +41,7 @@ from openagents_json.job.machine.turn import (
     DEFAULT_LINGER_US,
     Admit,
     Decision,
+    Granted,
     Has,
     Spawn,
     Terms,
@@ -112,12 +113,13 @@ def decide(
     linger_us: int = DEFAULT_LINGER_US,
     cleanup_us: int = DEFAULT_CLEANUP_US,
     has: Has = lambda component: True,
+    granted: Granted = lambda component, run, inputs: True,
 ) -> Decision:
     """Take in what happened and decide what follows.
 
     Changes `state`, which is then ahead of the store until the commit.
     """
-    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has))
+    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has, granted))
     before = family.pause_of(state)
     told = None if state.parent is None else budgets.told_before(turn)
     for happening in happenings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,12 @@ class Child:
 
 # Whether the worker has a component of that name.
 Has = Callable[[str], bool]
+
+# Asked before a slot is: whether the limits of a run's component, by its name, let an attempt with these inputs
+# begin now.
+# False: not yet, and whoever was asked says when to ask again. `ExpressionError` when a limit's key has no value.
+Granted = Callable[[str, StepRun, Callable[[], Mapping[str, Any]]], bool]
+
 
 # Makes a child job, without writing anything. `WorkflowNotFound`, or `InvalidInputs` with every problem.
 Spawn = Callable[[ChildSpec], Child]
@@ -123,6 +129,7 @@ class Terms:
     linger_us: int = DEFAULT_LINGER_US
     cleanup_us: int = DEFAULT_CLEANUP_US
     has: Has = lambda component: True
+    granted: Granted = lambda component, run, inputs: True
 
 
 class Turn:

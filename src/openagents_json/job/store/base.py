@@ -18,9 +18,11 @@ from typing import Protocol
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.grants import Blocked, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
     NOBODY,
@@ -140,7 +142,8 @@ class JobStore(ABC):
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         """Take up to `limit` QUEUED jobs that nobody holds, those with the earliest virtual arrival time first; none
-        that has to wait for a slot of its limit (`openagents_json.job.store.limits` has the rules of these).
+        that has to wait for a slot of its limit (`openagents_json.job.store.limits` has the rules of these), and none
+        of a workflow that is paused, unless it is to be cancelled.
         `offers` names the worker's components: jobs that require others are left where they are; None: all of them.
 
         Jobs under which `rules.SUSPECT_DEATHS` workers have died are taken with `suspects` only, and then no others:
@@ -148,12 +151,13 @@ class JobStore(ABC):
 
     @abstractmethod
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
-        """The job that `claim` would take first; None when there is none."""
+        """The job that `claim` would take first; None when there is none, or one of a paused workflow stands in front
+        that no claim has met yet."""
 
     @abstractmethod
     async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
         """Where a job stands among all that a worker with every component could claim; None when none could claim it:
-        it is not in the queue, held, blocked by its limit, or to be run alone."""
+        it is not in the queue, held, blocked by its limit, of a paused workflow, or to be run alone."""
 
     @abstractmethod
     async def make_room(self, job_id: str, worker: str) -> bool:
@@ -245,6 +249,34 @@ class JobStore(ABC):
     @abstractmethod
     async def list_workers(self) -> list[StoredWorker]:
         """The live workers, by the time at which they began."""
+
+    # ── pauses, and limits of components ──────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def set_pause(self, kind: PauseKind, name: str, by: str | None, reason: str | None) -> bool:
+        """Pause a component or a workflow until `lift_pause`. False when it is paused already: that pause stays.
+        `StoreError` when `pauses.MAX_PAUSES` are."""
+
+    @abstractmethod
+    async def lift_pause(self, kind: PauseKind, name: str) -> bool:
+        """End a pause: from now on claims find the jobs of the workflow. False when there is none."""
+
+    @abstractmethod
+    async def list_pauses(self) -> list[Pause]:
+        """The pauses that are on, the oldest first."""
+
+    @abstractmethod
+    async def take_grants(self, worker: str, holds: Mapping[str, int], wants: Sequence[Want]) -> list[Blocked | None]:
+        """Leave to begin attempts, as far as the limits of their components have room: for each want None, or why not
+        yet (`openagents_json.job.store.grants` has the rules).
+
+        `holds` says how many slots the worker has, of each key of which that has changed, of which it wants one, or for
+        which nobody of it waits any more. What is granted it has from then on until it says something else, or is dead.
+        """
+
+    @abstractmethod
+    async def read_blocked(self, job_id: str) -> list[Blocked]:
+        """What attempts of a job wait for, as far as its worker has said: of each key the first `grants.WAITS_KEPT`."""
 
     # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────
 

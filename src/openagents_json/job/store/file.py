@@ -17,9 +17,11 @@ from openagents_json.job.store.base import Pulse
 from openagents_json.job.store.deleting import DELETE_S
 from openagents_json.job.store.file_keeper import FileKeeper
 from openagents_json.job.store.file_upkeep import facts_in, facts_on_disk, find_flaws, sizes_of
+from openagents_json.job.store.grants import Blocked, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
     NOBODY,
@@ -104,6 +106,12 @@ class FileJobStore(FileKeeper):
     async def read_family(self, job_id: str) -> list[MovedJob]:
         return await self._read(lambda memory: memory.read_family(job_id))
 
+    async def list_pauses(self) -> list[Pause]:
+        return await self._read(lambda memory: memory.list_pauses())
+
+    async def read_blocked(self, job_id: str) -> list[Blocked]:
+        return await self._read(lambda memory: memory.read_blocked(job_id))
+
     # ── the verbs that write ──────────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, job: NewJob) -> str:
@@ -171,6 +179,15 @@ class FileJobStore(FileKeeper):
 
     async def drop_leak(self, key: int) -> bool:
         return await self._write(lambda memory: memory.drop_leak(key))
+
+    async def set_pause(self, kind: PauseKind, name: str, by: str | None, reason: str | None) -> bool:
+        return await self._write(lambda memory: memory.set_pause(kind, name, by, reason))
+
+    async def lift_pause(self, kind: PauseKind, name: str) -> bool:
+        return await self._write(lambda memory: memory.lift_pause(kind, name))
+
+    async def take_grants(self, worker: str, holds: Mapping[str, int], wants: Sequence[Want]) -> list[Blocked | None]:
+        return await self._write(lambda memory: memory.take_grants(worker, holds, wants))
 
     # ── workers: they live and die with the process, so nothing of them is written down but the threads they left ──
 

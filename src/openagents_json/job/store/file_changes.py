@@ -5,9 +5,7 @@ A new mutator takes a class here, with what the mutator is given, and a method i
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -18,8 +16,8 @@ from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus
 from openagents_json.job.store.memory import MemoryJob, MemoryJobStore
 from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.records import (
-    HISTORY_ROW_EVENTS,
     Claim,
     Commit,
     Definition,
@@ -259,6 +257,37 @@ class LeakDropped(Change, tag="leak_dropped"):
             raise Misfit(f"leak {self.key} is not there")
 
 
+class Paused(Change, tag="paused"):
+    """A component or a workflow is paused. Stands in snapshots, too."""
+
+    pause: Pause
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        MemoryJobStore._pause(memory, self.pause)
+
+
+class PauseLifted(Change, tag="pause_lifted"):
+    """One is paused no more."""
+
+    kind: PauseKind
+    name: str
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        if not memory._pauses.has(self.kind, self.name):
+            raise Misfit(f"{self.kind} {self.name} is not paused")
+        MemoryJobStore._lift(memory, self.kind, self.name)
+
+
+class BucketPut(Change, tag="bucket"):
+    """Tokens of a rate were taken: its bucket will be full at that time. Stands in snapshots, too."""
+
+    key: str
+    full_us: int
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        MemoryJobStore._put_bucket(memory, self.key, self.full_us, at_us)
+
+
 class Deleted(Change, tag="deleted"):
     """A job was deleted."""
 
@@ -369,6 +398,9 @@ AnyChange = (
     | Leaked
     | LeakTried
     | LeakDropped
+    | Paused
+    | PauseLifted
+    | BucketPut
     | Deleted
     | Closed
     | JournalHeader
@@ -380,12 +412,8 @@ AnyChange = (
 )
 
 
-def _counter(type: Any, value: Any) -> Counter[str]:
-    """The only type of a field that is none of JSON."""
-    return Counter(value)
-
-
-_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyChange, dec_hook=_counter)
+# A Counter is the only type of a field that is none of JSON.
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyChange, dec_hook=lambda _, value: Counter(value))
 _encoder = msgspec.json.Encoder()
 
 
@@ -432,33 +460,3 @@ def with_document(memory: MemoryJobStore, new: NewJob) -> NewJob:
     if document is None:
         raise Misfit(f"the definition of job {new.job_id} is not there")
     return replace(new, definition=replace(new.definition, document=document))
-
-
-# ── a job in a snapshot ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-class JobImage:
-    """A job as it is now, for a thread to write down while the job itself goes on."""
-
-    __slots__ = ("count", "events", "output", "row")
-
-    def __init__(self, memory: MemoryJobStore, job: MemoryJob) -> None:
-        self.row = copy.copy(job)
-        for name in job.__slots__:
-            value = getattr(job, name)
-            if name != "events" and isinstance(value, list | set | dict):
-                setattr(self.row, name, copy.copy(value))
-        self.events = job.events  # a list that only grows: its first `count` members stay as they are
-        self.count = len(job.events)
-        self.output = memory._output.all_of(job.id)
-        self.row.events = []
-
-    def lines(self) -> Iterable[Change]:
-        """The lines that stand for it."""
-        job_id = self.row.id
-        self.row.new = replace(bare(self.row.new), events=[])
-        yield Kept(job=job_id, kept=self.row, events=self.count)
-        for first in range(0, self.count, HISTORY_ROW_EVENTS):
-            yield History(job=job_id, events=self.events[first : min(first + HISTORY_ROW_EVENTS, self.count)])
-        for first in range(0, len(self.output), HISTORY_ROW_EVENTS):
-            yield Output(job=job_id, chunks=self.output[first : first + HISTORY_ROW_EVENTS])

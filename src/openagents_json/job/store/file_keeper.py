@@ -335,7 +335,7 @@ class FileKeeper(JobStore):
                 if not self._is_open or self._memory is not memory:
                     return
                 await asyncio.to_thread(writer.write_jobs, images)
-            await asyncio.to_thread(writer.write, capture.leaks())
+            await asyncio.to_thread(writer.write, capture.others())
             await asyncio.to_thread(writer.finish, capture.jobs)
             self._compacted_bytes, self._compact_at = at.bytes, max(self._compact_bytes, writer.bytes)
             self.compactions += 1

@@ -14,15 +14,17 @@ from openagents_json.job.model import ErrorInfo, JobStatus
 from openagents_json.job.store.file_changes import (
     Accepted,
     AgingSet,
+    BucketPut,
     Change,
     Committed,
     Defined,
     Deleted,
     GivenBack,
-    JobImage,
     LeakDropped,
     Leaked,
     LeakTried,
+    Paused,
+    PauseLifted,
     Printed,
     Requested,
     Restored,
@@ -34,9 +36,11 @@ from openagents_json.job.store.file_changes import (
     bare,
     encode_change,
 )
+from openagents_json.job.store.file_images import JobImage
 from openagents_json.job.store.file_lines import MAX_CHANGE_BYTES, Stamps, body
 from openagents_json.job.store.memory import MemoryJob, MemoryJobStore
 from openagents_json.job.store.output import OutputChunk
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.records import Commit, Definition, NewJob, Request, StoredLeak
 
 
@@ -154,14 +158,26 @@ class JournaledMemory(MemoryJobStore):
         self._note(LeakDropped(key=key))
         return super()._drop_leak(key)
 
+    def _pause(self, pause: Pause) -> None:
+        self._note(Paused(pause=pause))
+        super()._pause(pause)
+
+    def _lift(self, kind: PauseKind, name: str) -> None:
+        self._note(PauseLifted(kind=kind, name=name))
+        super()._lift(kind, name)
+
+    def _put_bucket(self, key: str, full_us: int, now: int) -> None:
+        self._note(BucketPut(key=key, full_us=full_us), now)
+        super()._put_bucket(key, full_us, now)
+
     def _forget(self, job: MemoryJob) -> None:
         self._note_of(job, Deleted(job=job.id))
         super()._forget(job)
 
 
 class Capture:
-    """All jobs, definitions and leaks as they are when this is made. A job that is to change before its turn has come
-    is copied first (`keep`), so what `batches` gives is of one moment."""
+    """All jobs, definitions, leaks, pauses and buckets as they are when this is made. A job that is to change before
+    its turn has come is copied first (`keep`), so what `batches` gives is of one moment."""
 
     def __init__(self, memory: JournaledMemory, format: int) -> None:
         self._memory = memory
@@ -169,6 +185,8 @@ class Capture:
         self._early: dict[str, JobImage] = {}  # of those, the ones that have changed meanwhile
         self._definitions = dict(memory._definitions)
         self._leaks = memory._leaks.list(0, len(memory._leaks))
+        self._pauses = memory._pauses.all()
+        self._buckets = dict(memory._buckets)
         self.jobs = len(self._left)
         self._header = SnapshotHeader(
             format=format,
@@ -194,9 +212,11 @@ class Capture:
         """The lines that come before the jobs."""
         return (Defined(hash=key, document=document.decode()) for key, document in self._definitions.items())
 
-    def leaks(self) -> Iterable[Change]:
+    def others(self) -> Iterable[Change]:
         """The lines that come after them."""
-        return (Leaked(job=leak.job_id, leak=leak) for leak in self._leaks)
+        yield from (Leaked(job=leak.job_id, leak=leak) for leak in self._leaks)
+        yield from (Paused(pause=pause) for pause in self._pauses)
+        yield from (BucketPut(key=key, full_us=full_us) for key, full_us in self._buckets.items())
 
     def batches(self, size: int) -> Iterator[list[JobImage]]:
         """The jobs, in the order of their handles, so many at a time; each batch is made when it is asked for."""

@@ -138,7 +138,7 @@ def _write(folder: Path, contents: Contents, salvage: _Salvage, now_us: int) -> 
         writer.write(capture.definitions())
         for images in capture.batches(1_000):
             writer.write_jobs(images)
-        writer.write(capture.leaks())
+        writer.write(capture.others())
         writer.finish(capture.jobs)
     except BaseException:
         writer.give_up()

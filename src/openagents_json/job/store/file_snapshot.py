@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from openagents_json.job.store import file_disk as disk
-from openagents_json.job.store.file_changes import Change, End, JobImage, SnapshotHeader, encode_change
+from openagents_json.job.store.file_changes import Change, End, SnapshotHeader, encode_change
 from openagents_json.job.store.file_folder import contents_of, snapshot_name
+from openagents_json.job.store.file_images import JobImage
 from openagents_json.job.store.file_lines import Stamps, body, seal
 
 BATCH_JOBS = 64  # copied in one turn of the loop

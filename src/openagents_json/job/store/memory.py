@@ -21,6 +21,7 @@ from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S, virtual_arrival_us
 from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S, Allowance
+from openagents_json.job.store.grants import Blocked, Want, blocked_in, decide_grants, keys_of
 from openagents_json.job.store.limits import (
     REPLACED,
     REPLACED_BY,
@@ -32,6 +33,7 @@ from openagents_json.job.store.limits import (
     keeps_slot,
     refuse,
 )
+from openagents_json.job.store.memory_grants import MemoryBuckets, MemoryPauses, known_to
 from openagents_json.job.store.memory_leaks import MemoryLeaks
 from openagents_json.job.store.memory_limits import MemoryLimits
 from openagents_json.job.store.memory_moving import moved, refuse_to_restore
@@ -40,6 +42,7 @@ from openagents_json.job.store.memory_upkeep import facts_of
 from openagents_json.job.store.memory_workers import MemoryWorkers
 from openagents_json.job.store.moving import MovedJob, queued_keys
 from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.pauses import Pause, PauseKind, refuse_more
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
     FIRST_EPOCH,
@@ -105,11 +108,6 @@ class MemoryJob:
         """Whether it is QUEUED and nobody holds it."""
         return self.owner is None and self.row.status == JobStatus.QUEUED
 
-    @property
-    def is_claimable(self) -> bool:
-        """Whether some worker could claim it, beside others."""
-        return self.waits and not self.is_blocked and self.row.deaths < SUSPECT_DEATHS
-
     def column(self, name: str) -> Any:
         """The value that the SQL stores have in that column."""
         match name:
@@ -173,6 +171,8 @@ class MemoryJobStore(JobStore):
         self._workers = MemoryWorkers(self.clock, lease_s)
         self._output = MemoryOutput()
         self._leaks = MemoryLeaks()
+        self._pauses = MemoryPauses()
+        self._buckets = MemoryBuckets()
         self._limits = MemoryLimits(lambda job_id, has_slot: self._set_slot(self._jobs[job_id], has_slot))
         self._sequence = 0
         self._handle = 0
@@ -313,6 +313,9 @@ class MemoryJobStore(JobStore):
             if not self._stands(entry, queue):
                 continue
             job = self._jobs[entry[2]]
+            if self._is_paused(job):
+                self._pauses.set_aside(job.new.definition.workflow_id, job.id)
+                continue
             if suspects and not serves(offers, job.row.requires):
                 left.append((queue, entry))
             else:
@@ -333,16 +336,14 @@ class MemoryJobStore(JobStore):
                 job = self._jobs[queue[0][2]]
                 if first is None or (job.sort_at, job.handle) < (first.sort_at, first.handle):
                     first = job
-        if first is None:
-            return None
-        return self._waiting(first)
+        return None if first is None or self._is_paused(first) else self._waiting(first)
 
     async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:
         job = self._jobs.get(job_id)
-        if job is None or not job.is_claimable or job.queued_us is None:
+        if job is None or not self._is_claimable(job) or job.queued_us is None:
             return None
         place = (job.sort_at, job.handle)
-        ahead = [one for one in self._jobs.values() if one.is_claimable and (one.sort_at, one.handle) < place]
+        ahead = [one for one in self._jobs.values() if self._is_claimable(one) and (one.sort_at, one.handle) < place]
         first = heapq.nsmallest(shown, ahead, key=lambda one: (one.sort_at, one.handle))
         return QueuePlace(
             job.row.rank,
@@ -521,6 +522,43 @@ class MemoryJobStore(JobStore):
     async def list_workers(self) -> list[StoredWorker]:
         return self._workers.list(Counter(job.owner for job in self._jobs.values() if job.owner is not None))
 
+    # ── pauses, and limits of components ──────────────────────────────────────────────────────────────────────────────
+
+    async def set_pause(self, kind: PauseKind, name: str, by: str | None, reason: str | None) -> bool:
+        if self._pauses.has(kind, name):
+            return False
+        refuse_more(len(self._pauses))
+        self._pause(Pause(kind, name, by, reason, self.clock.now_us()))
+        self._count(1)
+        return True
+
+    async def lift_pause(self, kind: PauseKind, name: str) -> bool:
+        is_paused = self._pauses.has(kind, name)
+        if is_paused:
+            self._lift(kind, name)
+            self._count(1)
+        return is_paused
+
+    async def list_pauses(self) -> list[Pause]:
+        return self._pauses.all()
+
+    async def take_grants(self, worker: str, holds: Mapping[str, int], wants: Sequence[Want]) -> list[Blocked | None]:
+        now = self.clock.now_us()
+        known = known_to(self._workers.grants, self._buckets, keys_of(holds, wants), self._workers.is_alive)
+        decided = decide_grants(worker, holds, wants, known, now)
+        self._workers.grants.write(worker, decided.grants)
+        for key, full_us in decided.buckets.items():
+            self._put_bucket(key, full_us, now)
+        return decided.answers
+
+    async def read_blocked(self, job_id: str) -> list[Blocked]:
+        job = self._jobs.get(job_id)
+        if job is None or job.owner is None:
+            return []
+        keys = self._workers.grants.keys(job.owner)
+        known = known_to(self._workers.grants, self._buckets, keys, self._workers.is_alive)
+        return blocked_in(job_id, job.owner, known, self.clock.now_us())
+
     # ── moving ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def read_family(self, job_id: str) -> list[MovedJob]:
@@ -618,6 +656,14 @@ class MemoryJobStore(JobStore):
         return dict(self._counters)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _is_claimable(self, job: MemoryJob) -> bool:
+        """Whether some worker could claim it, beside others."""
+        return job.waits and not job.is_blocked and job.row.deaths < SUSPECT_DEATHS and not self._is_paused(job)
+
+    def _is_paused(self, job: MemoryJob) -> bool:
+        """Whether claims pass it over because its workflow is paused."""
+        return not job.row.cancel_requested and self._pauses.has("workflow", job.new.definition.workflow_id)
 
     def _count(self, rows: int) -> None:
         self._counters["commits"] += 1
@@ -779,8 +825,24 @@ class MemoryJobStore(JobStore):
         """A leak is gone."""
         return self._leaks.drop(key)
 
+    def _pause(self, pause: Pause) -> None:
+        """A component or a workflow is paused."""
+        self._pauses.add(pause)
+
+    def _lift(self, kind: PauseKind, name: str) -> None:
+        """One is paused no more."""
+        for job_id in self._pauses.drop(kind, name):
+            job = self._jobs.get(job_id)
+            if job is not None and job.waits and not job.is_blocked:
+                self._enqueue(job)
+
+    def _put_bucket(self, key: str, full_us: int, now: int) -> None:
+        """Tokens of a rate were taken."""
+        self._buckets.put(key, full_us, now)
+
     def _forget(self, job: MemoryJob) -> None:
         """A job is deleted."""
+        self._pauses.forget(job.new.definition.workflow_id, job.id)
         del self._jobs[job.id]
         self._workers.rooms.pop(job.id, None)
         self._children.pop(job.id, None)

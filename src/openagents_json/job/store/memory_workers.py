@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openagents_json.clock import SECOND_US, Clock
+from openagents_json.job.store.memory_grants import MemoryGrants
 from openagents_json.job.store.records import StoredWorker, WorkerInfo
 
 
@@ -29,6 +30,7 @@ class MemoryWorkers:
         self._lock = threading.Lock()  # a beat must not bring back a worker that has just gone
         self._workers: dict[str, _Known] = {}
         self.rooms: dict[str, str] = {}  # job in the queue → the worker that makes room for it
+        self.grants = MemoryGrants()  # theirs; only the event loop looks at it
 
     def register(self, worker: str, info: WorkerInfo) -> None:
         """It begins to live, or says something else of itself."""
@@ -57,6 +59,7 @@ class MemoryWorkers:
         """It is gone. Harmless when it is not there."""
         with self._lock:
             self._workers.pop(worker, None)
+        self.grants.forget(worker)
 
     def bury(self) -> int:
         """Forget those that are dead; how many."""
@@ -64,7 +67,9 @@ class MemoryWorkers:
             dead = [worker for worker in self._workers if self._live(worker) is None]
             for worker in dead:
                 del self._workers[worker]
-            return len(dead)
+        for worker in dead:
+            self.grants.forget(worker)
+        return len(dead)
 
     def list(self, jobs: Mapping[str, int]) -> list[StoredWorker]:
         """The live ones by the time at which they began, with the number of jobs that each holds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from openagents_json.clock import Clock, SystemClock
@@ -19,11 +20,23 @@ from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.grants import Blocked, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.postgres_driver import Connection, load
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
+from openagents_json.job.store.postgres_grants import (
+    PAUSING,
+    concerns_of_grants,
+    decide,
+    lift_pause,
+    list_pauses,
+    read_blocked,
+    set_pause,
+    take_grants,
+)
 from openagents_json.job.store.postgres_leaks import count_leaks, drop_leak, list_leaks, note_leak
 from openagents_json.job.store.postgres_limits import Concern, concerns_of_new, read_limit
 from openagents_json.job.store.postgres_moving import concerns_of_moved, read_family, restore
@@ -35,7 +48,7 @@ from openagents_json.job.store.postgres_rows import SQL, listing, read_whole, re
 from openagents_json.job.store.postgres_schema import is_made, migrate
 from openagents_json.job.store.postgres_session import Ask, PostgresReaders, T, begin_session
 from openagents_json.job.store.postgres_summaries import PostgresSummaries
-from openagents_json.job.store.postgres_tables import MAX_REQUIREMENTS, PostgresTables
+from openagents_json.job.store.postgres_tables import PostgresTables
 from openagents_json.job.store.postgres_upkeep import find_flaws, read_facts, vacuum
 from openagents_json.job.store.postgres_workers import PostgresPulse, PostgresWorkers
 from openagents_json.job.store.postgres_writer import PostgresWriter
@@ -277,12 +290,18 @@ class PostgresJobStore(JobStore):
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         offered = None if offers is None else list(offers)
+        claims: list[Claim] = []
+        is_done = False
+        while not is_done:  # again if very many jobs of paused workflows stand in front: others write between
+            left = limit - len(claims)
+            found, is_done = await self._write("call", partial(self._claim_once, worker, left, offered, suspects))
+            claims += found
+        return claims
 
-        def call(connection: Connection) -> Any:
-            values = (worker, limit, suspects, offered, MAX_REQUIREMENTS)
-            return self._tables.lease_all(connection, "claim", lambda row: (row["sort_at"], row["key"]), *values)
-
-        return await self._write("call", call)  # type: ignore[no-any-return]
+    async def _claim_once(
+        self, worker: str, limit: int, offers: list[str] | None, suspects: bool, connection: Connection
+    ) -> tuple[list[Claim], bool]:
+        return await self._tables.claim(connection, worker, limit, offers, suspects)
 
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
         return await self._read(lambda connection: first_waiting(connection, offers))
@@ -353,6 +372,30 @@ class PostgresJobStore(JobStore):
     async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
         if chunks:
             await self._write("call", self._output.appending(job_id, path, attempt, chunks))
+
+    async def set_pause(self, kind: PauseKind, name: str, by: str | None, reason: str | None) -> bool:
+        call = lambda connection: set_pause(connection, kind, name, by, reason, self._tables.now_us)  # noqa: E731
+        return bool(await self._write("call", call, limits=[PAUSING]))
+
+    async def lift_pause(self, kind: PauseKind, name: str) -> bool:
+        return bool(await self._write("call", lambda connection: lift_pause(connection, kind, name)))
+
+    async def list_pauses(self) -> list[Pause]:
+        return await self._read(list_pauses)
+
+    async def take_grants(self, worker: str, holds: Mapping[str, int], wants: Sequence[Want]) -> list[Blocked | None]:
+        now_us = self._tables.now_us
+        # Who waits asks often, and mostly in vain: then nothing is written, of which others would take notice.
+        seen, _ = await self._read(lambda connection: decide(connection, worker, holds, wants, now_us))
+        if not seen.changes:
+            return seen.answers
+        call = lambda connection: take_grants(connection, worker, holds, wants, self._tables.now_us)  # noqa: E731
+        return await self._write(  # type: ignore[no-any-return]
+            "call", call, limits=concerns_of_grants(holds, wants)
+        )
+
+    async def read_blocked(self, job_id: str) -> list[Blocked]:
+        return await self._read(lambda connection: read_blocked(connection, job_id, self._tables.now_us))
 
     async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
         await self._write("call", lambda connection: self._workers.register(connection, worker, info))

@@ -13,7 +13,7 @@ from openagents_json.job.store.records import MAX_AHEAD, QueuePlace, Waiting
 async def first_waiting(connection: Connection, offers: Collection[str] | None) -> Waiting | None:
     """As the verb of the store says."""
     row = await connection.row(SQL["first_waiting"], None if offers is None else list(offers), MAX_REQUIREMENTS)
-    return None if row is None else _waiting_in(row)
+    return None if row is None or row["is_paused"] else _waiting_in(row)
 
 
 async def queue_place(connection: Connection, job_id: str, shown: int) -> QueuePlace | None:

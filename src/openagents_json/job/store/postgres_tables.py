@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from openagents_json.errors import StoreUnavailable
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL
 from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
+from openagents_json.job.store.pauses import SET_ASIDE_AT_ONCE
 from openagents_json.job.store.postgres_commits import (
     commit_all,
     commit_running,
@@ -180,13 +181,16 @@ class PostgresTables:
     async def lease_all(self, connection: Connection, name: str, order: Order, *values: Any) -> list[Claim]:
         """Take the leases that a statement takes, and read what they are of, in that order."""
         leased = {row["key"]: row["previous"] for row in await connection.rows(SQL[name], *values)}
+        return await self._claims_of(connection, leased, order)
+
+    async def _claims_of(self, connection: Connection, leased: Mapping[int, str | None], order: Order) -> list[Claim]:
+        """The claims on jobs that were leased in this transaction, by key: who had each before."""
         if not leased:
             return []
         found = await connection.rows(SQL["whole_by_key"], list(leased), FOLD_VERSION, self.now_us)
-        claims = [claim_in(row, leased[row["key"]]) for row in sorted(found, key=order)]
-        self.rows += len(claims)
+        self.rows += len(found)
         self.aging_s = found[0]["aging_s"]  # another process may have set it
-        return claims
+        return [claim_in(row, leased[row["key"]]) for row in sorted(found, key=order)]
 
     async def set_aging(self, connection: Connection, aging_s: float) -> None:
         """As the verb of the store says."""
@@ -195,6 +199,24 @@ class PostgresTables:
         self.aging_s = aging_s
         keys = {str(readable(row[0])) for row in await connection.rows(SQL["queued_limits"])}
         self.rows += await settle(connection, Changes(keys=keys), self.now_us)
+
+    async def claim(
+        self, connection: Connection, worker: str, limit: int, offers: list[str] | None, suspects: bool
+    ) -> tuple[list[Claim], bool]:
+        """Take the jobs that come first in the queue. False: as many jobs of paused workflows were set aside as one
+        transaction may, and there may be more to take."""
+        leased: list[int] = []
+        room = SET_ASIDE_AT_ONCE
+        while True:
+            rows = await connection.rows(SQL["claim"], worker, limit - len(leased), suspects, offers, MAX_REQUIREMENTS)
+            leased += [row["key"] for row in rows if not row["is_paused"]]
+            queues = {row["requires"] for row in rows if row["is_paused"]}
+            if not queues or room <= 0:
+                break
+            room -= len(await connection.rows(SQL["set_aside"], suspects, sorted(queues), SET_ASIDE_AT_ONCE))
+        by_place = lambda row: (row["sort_at"], row["key"])  # noqa: E731
+        claims = await self._claims_of(connection, dict.fromkeys(leased), by_place)
+        return claims, not queues
 
     async def hold(self, connection: Connection, job_id: str, worker: str, request: Request) -> Held | None:
         """As the verb of the store says."""

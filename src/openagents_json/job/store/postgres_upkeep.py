@@ -17,7 +17,10 @@ from openagents_json.job.store.postgres_session import begin_session
 from openagents_json.job.store.sql import Migration, migrations
 from openagents_json.job.store.upkeep import MAX_FLAWS, Flaw, StoreFacts, Vacuumed
 
-TABLES = ("jobs", "history", "inbox", "definitions", "snapshots", "output", "leaks", "workers", "abandoned")
+TABLES = (
+    "jobs", "history", "inbox", "definitions", "snapshots", "output", "leaks", "workers", "abandoned", "pauses",
+    "grants", "buckets",
+)  # fmt: skip
 SETTINGS = ("server_version", "synchronous_commit", "fsync", "full_page_writes", "data_checksums", "max_connections")
 LOOK_S = 300.0  # for a look at whole tables
 VACUUM_S = 86_400.0  # for one table

@@ -49,6 +49,7 @@ class PostgresWorkers:
             await connection.rows(SQL["worker_left"], worker)
             return
         await connection.rows(SQL["worker_delete"], worker)
+        await connection.rows(SQL["grants_forgotten"], worker)
         await connection.rows(SQL["threads_forgotten"], worker)
 
     async def bury(self, connection: Connection) -> int:

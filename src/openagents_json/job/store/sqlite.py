@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +24,11 @@ from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.grants import Blocked, Decided, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
+from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.query import Query
 from openagents_json.job.store.records import (
     NOBODY,
@@ -46,11 +49,19 @@ from openagents_json.job.store.records import (
 )
 from openagents_json.job.store.rows import history_rows, request_of, summary_in
 from openagents_json.job.store.sqlite_files import FileLock
+from openagents_json.job.store.sqlite_grants import (
+    decide,
+    lift_pause,
+    list_pauses,
+    read_blocked,
+    set_pause,
+    take_grants,
+)
 from openagents_json.job.store.sqlite_leaks import count_leaks, drop_leak, list_leaks, note_leak
 from openagents_json.job.store.sqlite_limits import read_limit
 from openagents_json.job.store.sqlite_moving import read_family, restore
 from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, read_output
-from openagents_json.job.store.sqlite_queue import first_waiting, queue_place
+from openagents_json.job.store.sqlite_queue import first_waiting, queue_place, queued
 from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
 from openagents_json.job.store.sqlite_tables import SqliteTables
@@ -386,11 +397,13 @@ class SqliteJobStore(JobStore):
     async def claim(
         self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
     ) -> list[Claim]:
-        def call(connection: sqlite3.Connection) -> list[Claim]:
-            keys = self._tables.queued(connection, limit, offers, suspects)
-            return self._tables.lease_all(connection, keys, None, worker)
+        def call(connection: sqlite3.Connection) -> list[Claim] | None:
+            keys = queued(connection, limit, offers, suspects)
+            return None if keys is None else self._tables.lease_all(connection, keys, None, worker)
 
-        return await self._write("call", call)  # type: ignore[no-any-return]
+        while (claims := await self._write("call", call)) is None:
+            pass  # very many jobs of paused workflows stand in front: others write between
+        return claims  # type: ignore[no-any-return]
 
     async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
         return await self._read(lambda connection: first_waiting(connection, offers))
@@ -474,6 +487,38 @@ class SqliteJobStore(JobStore):
     async def append_output(self, job_id: str, path: str, attempt: int, chunks: Sequence[OutputChunk]) -> None:
         if chunks:
             await self._write("call", self._output.appending(job_id, path, attempt, chunks))
+
+    async def set_pause(self, kind: PauseKind, name: str, by: str | None, reason: str | None) -> bool:
+        def call(connection: sqlite3.Connection) -> bool:
+            return set_pause(connection, Pause(kind, name, by, reason, self.clock.now_us()))
+
+        return bool(await self._write("call", call))
+
+    async def lift_pause(self, kind: PauseKind, name: str) -> bool:
+        return bool(await self._write("call", lambda connection: lift_pause(connection, kind, name)))
+
+    async def list_pauses(self) -> list[Pause]:
+        return await self._read_here(list_pauses)
+
+    async def take_grants(self, worker: str, holds: Mapping[str, int], wants: Sequence[Want]) -> list[Blocked | None]:
+        def look(connection: sqlite3.Connection) -> Decided:
+            is_alive = partial(self._workers.has_lease, connection)
+            return decide(connection, worker, holds, wants, is_alive, self.clock.now_us())
+
+        def call(connection: sqlite3.Connection) -> list[Blocked | None]:
+            is_alive = partial(self._workers.is_alive, connection)
+            return take_grants(connection, worker, holds, wants, is_alive, self.clock.now_us())
+
+        # Who waits asks often, and mostly in vain: then nothing is written, of which others would take notice.
+        seen = await self._read(look)
+        return seen.answers if not seen.changes else await self._write("call", call)
+
+    async def read_blocked(self, job_id: str) -> list[Blocked]:
+        def question(connection: sqlite3.Connection) -> list[Blocked]:
+            is_alive = partial(self._workers.has_lease, connection)
+            return read_blocked(connection, job_id, is_alive, self.clock.now_us())
+
+        return await self._read(question)
 
     async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
         await self._write("call", lambda connection: self._workers.register(connection, worker, info))

@@ -20,7 +20,6 @@ from openagents_json.job.store.rules import is_written, same_body
 from openagents_json.job.store.sqlite_batches import jobs_to_hold, leased_jobs, write_rows
 from openagents_json.job.store.sqlite_leaks import add_leaks
 from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values, limited_in
-from openagents_json.job.store.sqlite_queue import first_in_queue
 from openagents_json.job.store.sqlite_rows import SQL, commit_values, events_after, history_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS
 from openagents_json.job.store.sqlite_writer import Operation
@@ -360,12 +359,6 @@ class SqliteTables:
             new.append((job, data))
         self._write_jobs(connection, new)
         return ids
-
-    def queued(
-        self, connection: sqlite3.Connection, limit: int, offers: Collection[str] | None, suspects: bool
-    ) -> list[tuple[int]]:
-        """The keys of the jobs that a worker with these components is to run next."""
-        return [(key,) for _, key in first_in_queue(connection, limit, offers, suspects)]
 
     def lease_all(
         self, connection: sqlite3.Connection, keys: Iterable[tuple[int]], expected: str | None, worker: str

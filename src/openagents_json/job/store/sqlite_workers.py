@@ -57,6 +57,7 @@ class SqliteWorkers:
 
     def unregister(self, connection: sqlite3.Connection, worker: str, threads_run: bool) -> None:
         connection.execute(SQL["worker_delete"], (worker,))
+        connection.execute(SQL["grants_forgotten"])
         if not threads_run:
             _forget_threads(connection, worker)
             self._files.end(worker)
@@ -65,6 +66,7 @@ class SqliteWorkers:
         """A process that is slow, and was taken for dead, still runs the threads that its worker has abandoned."""
         dead = [worker for (worker,) in connection.execute(SQL["worker_ids"]) if not self.is_alive(connection, worker)]
         connection.executemany(SQL["worker_delete"], [(worker,) for worker in dead])
+        connection.execute(SQL["grants_forgotten"])
         for (worker,) in connection.execute(SQL["abandoning_workers"]).fetchall():
             if not self._files.is_alive(worker):
                 _forget_threads(connection, worker)
@@ -84,8 +86,12 @@ class SqliteWorkers:
         return found
 
     def is_alive(self, connection: sqlite3.Connection, worker: str) -> bool:
+        return self.has_lease(connection, worker) and self._files.is_alive(worker)
+
+    def has_lease(self, connection: sqlite3.Connection, worker: str) -> bool:
+        """For who only reads, and may not look at the files: it may have died since it renewed its lease."""
         lease = connection.execute(SQL["worker_lease"], (worker,)).fetchone()
-        return lease is not None and lease[0] > self._clock.steady_us() and self._files.is_alive(worker)
+        return lease is not None and lease[0] > self._clock.steady_us()
 
     def look_back(self, connection: sqlite3.Connection) -> None:
         """Before `end_all`: see which workers have left threads behind."""

@@ -21,6 +21,7 @@ from openagents_json.job.store.contract.aging import AgingContract
 from openagents_json.job.store.contract.budgets import BudgetContract
 from openagents_json.job.store.contract.commits import CommitContract
 from openagents_json.job.store.contract.family import FamilyContract
+from openagents_json.job.store.contract.grants import GrantContract
 from openagents_json.job.store.contract.held import HeldContract
 from openagents_json.job.store.contract.leaks import LeaksContract
 from openagents_json.job.store.contract.leases import LeaseContract
@@ -30,6 +31,7 @@ from openagents_json.job.store.contract.listing import ListingContract
 from openagents_json.job.store.contract.moving import MovingContract
 from openagents_json.job.store.contract.output import OutputContract
 from openagents_json.job.store.contract.overflow import OverflowContract
+from openagents_json.job.store.contract.pauses import PauseContract
 from openagents_json.job.store.contract.room import RoomContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
 from openagents_json.job.store.contract.workers import WorkerContract
@@ -40,6 +42,7 @@ __all__ = [
     "BudgetContract",
     "CommitContract",
     "FamilyContract",
+    "GrantContract",
     "HeldContract",
     "LeaksContract",
     "LeaseContract",
@@ -49,6 +52,7 @@ __all__ = [
     "MovingContract",
     "OutputContract",
     "OverflowContract",
+    "PauseContract",
     "RoomContract",
     "StoreContract",
     "UpkeepContract",
@@ -72,6 +76,8 @@ class StoreContract(
     OutputContract,
     OverflowContract,
     RoomContract,
+    PauseContract,
+    GrantContract,
     UpkeepContract,
     BudgetContract,
 ):

@@ -152,7 +152,7 @@ moved AS (
     status = to_be.status, started_us = to_be.started_us, completed_us = to_be.completed_us,
     due_us = CASE WHEN to_be.status = 'RUNNING' THEN NULL ELSE to_be.due_us END,
     owner = CASE WHEN to_be.status = 'RUNNING' THEN jobs.owner END, requires = to_be.requires, deaths = to_be.deaths,
-    spending = to_be.spending
+    spending = to_be.spending, aside = FALSE
   FROM unnest($3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::smallint[],
               $10::bigint[], $11::float8[], $12::text[], $13::text[], $14::text[], $15::text[], $16::boolean[],
               $17::boolean[], $18::integer[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
@@ -237,13 +237,16 @@ ORDER BY leak.place;
 -- The queue: jobs that nobody holds, by virtual arrival time, without those that are blocked; those that require what
 -- the worker does not have are left to others. There is a queue for each set of requirements ($5: at most so many are
 -- looked at), found from index entry to index entry. What was found is locked, so the update repeats no condition: with
--- one, the planner would look for it in the whole queue.
+-- one, the planner would look for it in the whole queue. Jobs of paused workflows are found and not leased: whoever
+-- gets one back sets it aside, and asks again.
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND (deaths >= 2) = $3
+  (SELECT requires FROM jobs
+   WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $3
    ORDER BY requires LIMIT 1)
   UNION ALL
-  SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND (deaths >= 2) = $3 AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+  SELECT (SELECT jobs.requires FROM jobs
+          WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $3
+            AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 served AS MATERIALIZED (
@@ -251,20 +254,50 @@ served AS MATERIALIZED (
   WHERE requires = '' OR $4::text[] IS NULL OR requires::jsonb ?| $4::text[]
 ),
 found AS MATERIALIZED (
-  SELECT one.key, one.sort_at FROM served, LATERAL (
-    SELECT key, sort_at FROM jobs
-    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND (deaths >= 2) = $3
+  SELECT one.key, one.sort_at, one.workflow_id, one.cancel_requested, served.requires FROM served, LATERAL (
+    SELECT key, sort_at, workflow_id, cancel_requested FROM jobs
+    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $3
       AND jobs.requires = served.requires
     ORDER BY sort_at, key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) AS one
 ),
-next AS (SELECT key FROM found ORDER BY sort_at, key LIMIT $2)
-UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
-RETURNING jobs.key, NULL::text AS previous;
+next AS MATERIALIZED (
+  SELECT key, requires, NOT cancel_requested AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow') AS is_paused
+  FROM found ORDER BY sort_at, key LIMIT $2
+),
+leased AS (
+  UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key AND NOT next.is_paused
+  RETURNING jobs.key
+)
+SELECT key, FALSE AS is_paused, NULL::text AS requires FROM leased
+UNION ALL SELECT key, TRUE, requires FROM next WHERE is_paused;
+
+-- name: set_aside
+-- No claim meets these jobs until their workflow goes on, or something is recorded of them: the jobs of paused workflows
+-- among the first ($3) of some queues ($2), unless they are to be cancelled. Who ends the pause waits for us, or we for
+-- it: none is set aside for a pause that is over.
+WITH paused AS MATERIALIZED (SELECT name FROM pauses WHERE kind = 'workflow' FOR SHARE),
+found AS MATERIALIZED (
+  SELECT one.key, one.workflow_id, one.cancel_requested FROM unnest($2::text[]) AS queue (requires), LATERAL (
+    SELECT key, workflow_id, cancel_requested FROM jobs
+    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $1
+      AND jobs.requires = queue.requires
+    ORDER BY sort_at, key LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED) AS one
+)
+UPDATE jobs SET aside = TRUE FROM found
+WHERE jobs.key = found.key AND NOT found.cancel_requested AND found.workflow_id IN (SELECT name FROM paused)
+RETURNING jobs.key;
+
+-- name: put_back
+-- A workflow goes on, whose pause was taken away before.
+WITH ordered AS MATERIALIZED (
+  SELECT key FROM jobs WHERE workflow_id = $1 AND aside ORDER BY key FOR NO KEY UPDATE
+)
+UPDATE jobs SET aside = FALSE FROM ordered WHERE jobs.key = ordered.key;
 
 -- name: first_waiting
 -- The job that a claim would take first; as there, but nothing is locked.
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
    ORDER BY requires LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
@@ -275,9 +308,11 @@ served AS MATERIALIZED (
   SELECT requires FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $2) AS seen
   WHERE requires = '' OR $1::text[] IS NULL OR requires::jsonb ?| $1::text[]
 )
-SELECT one.id, one.rank, one.sort_at, one.room_by FROM served, LATERAL (
-  SELECT key, id, rank, sort_at, room_by FROM jobs
-  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+SELECT one.id, one.rank, one.sort_at, one.room_by, one.is_paused FROM served, LATERAL (
+  SELECT key, id, rank, sort_at, room_by,
+         NOT cancel_requested AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow') AS is_paused
+  FROM jobs
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
     AND jobs.requires = served.requires
   ORDER BY sort_at, key LIMIT 1) AS one
 ORDER BY one.sort_at, one.key LIMIT 1;
@@ -286,7 +321,7 @@ ORDER BY one.sort_at, one.key LIMIT 1;
 -- Where a job stands in the queue, if claims find it, and how many stand before it ($2: sets of requirements that are
 -- looked at; $3: jobs that are counted).
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
    ORDER BY requires LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
@@ -295,12 +330,13 @@ WITH RECURSIVE sets (requires) AS (
 ),
 place AS MATERIALIZED (
   SELECT key, rank, sort_at, queued_us, queued_total_us, room_by FROM jobs
-  WHERE id = $1 AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+  WHERE id = $1 AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
+    AND NOT (NOT cancel_requested AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow'))
 )
 SELECT place.*, (SELECT count(*) FROM (
   SELECT 1 FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $2) AS seen, LATERAL (
     SELECT 1 FROM jobs
-    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
       AND jobs.requires = seen.requires AND (jobs.sort_at, jobs.key) < (place.sort_at, place.key)) AS one
   LIMIT $3) AS counted) AS ahead
 FROM place;
@@ -308,7 +344,7 @@ FROM place;
 -- name: queue_first
 -- The first in the queue, whatever they require ($1: sets of requirements that are looked at; $2: so many jobs).
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
    ORDER BY requires LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
@@ -318,7 +354,7 @@ WITH RECURSIVE sets (requires) AS (
 SELECT one.id, one.rank, one.sort_at, one.room_by
 FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $1) AS seen, LATERAL (
   SELECT key, id, rank, sort_at, room_by FROM jobs
-  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT (deaths >= 2)
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
     AND jobs.requires = seen.requires
   ORDER BY sort_at, key LIMIT $2) AS one
 ORDER BY one.sort_at, one.key LIMIT $2;
@@ -500,6 +536,7 @@ FROM workers WHERE lease_until_us > (SELECT store_now($1)) AND NOT has_left ORDE
 -- said that they leave. Whoever is not here is dead as well.
 WITH dead AS (DELETE FROM workers WHERE lease_until_us <= store_now($1) RETURNING id, has_left),
 ended AS (DELETE FROM abandoned USING dead WHERE abandoned.worker = dead.id RETURNING job, threads),
+let_go AS (DELETE FROM grants USING dead WHERE grants.worker = dead.id),
 ordered AS (SELECT job, sum(threads)::integer AS threads FROM ended GROUP BY job ORDER BY job),
 counted AS (UPDATE jobs SET abandoned = jobs.abandoned - ordered.threads FROM ordered WHERE jobs.key = ordered.job)
 SELECT count(*) FROM dead WHERE NOT has_left;
@@ -587,11 +624,13 @@ WHERE one.job = (SELECT key FROM jobs WHERE id = $1) AND one.sequence > $4
 ORDER BY one.sequence LIMIT $5;
 
 -- name: job_counts
--- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows. Those in the queue
--- and those that are blocked stand in two indexes.
+-- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows. Those in the queue,
+-- those that are set aside and those that are blocked stand in three indexes.
 SELECT status, count(*) AS count, min(since) AS since FROM (
   SELECT status, queued_us AS since FROM (
-    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
+    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
+    UNION ALL
+    SELECT status, queued_us FROM jobs WHERE aside AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
     UNION ALL
     SELECT status, queued_us FROM jobs
     WHERE limit_key IS NOT NULL AND status = 'QUEUED' AND owner IS NULL AND slot IS FALSE
@@ -824,3 +863,65 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
             $9::bigint[], $10::integer[])
   WITH ORDINALITY AS given (job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries, place)
 ORDER BY place ON CONFLICT (job_id, resource) DO NOTHING;
+
+-- name: pause_put
+-- A component or a workflow is paused, if it is not already and there is room for one more.
+INSERT INTO pauses (kind, name, by, reason, at_us) SELECT $1, $2, $3, $4, store_now($5)
+ON CONFLICT (kind, name) DO NOTHING RETURNING kind;
+
+-- name: pause_of
+-- Whether it is paused, and how many are.
+SELECT count(*) FILTER (WHERE kind = $1 AND name = $2) AS is_paused, count(*) AS count FROM pauses;
+
+-- name: pause_drop
+-- It is paused no more.
+DELETE FROM pauses WHERE kind = $1 AND name = $2 RETURNING kind;
+
+-- name: pauses
+-- What is paused, the oldest first.
+SELECT kind, name, by, reason, at_us FROM pauses ORDER BY at_us, kind, name;
+
+-- name: grants_of_keys
+-- What workers hold and want of some keys: the live ones, and the worker that it is about.
+SELECT key, worker, held, most, per_us, waits FROM grants
+WHERE key = ANY($1::text[]) AND (worker = $2 OR EXISTS (
+  SELECT 1 FROM workers WHERE workers.id = grants.worker AND NOT has_left AND lease_until_us > store_now($3)));
+
+-- name: buckets_of_keys
+-- The buckets of some keys that are perhaps not full.
+SELECT key, full_us FROM buckets WHERE key = ANY($1::text[]);
+
+-- name: now
+-- The store's clock.
+SELECT store_now($1);
+
+-- name: grants_put
+-- What a worker holds and wants of some keys from now on.
+INSERT INTO grants (key, worker, held, most, per_us, waits)
+SELECT key, $1, held, most, per_us, waits
+FROM unnest($2::text[], $3::integer[], $4::integer[], $5::bigint[], $6::bytea[])
+  AS given (key, held, most, per_us, waits)
+ON CONFLICT (key, worker) DO UPDATE SET held = excluded.held, most = excluded.most, per_us = excluded.per_us,
+                                        waits = excluded.waits;
+
+-- name: grants_drop
+-- It holds and wants nothing of some keys.
+DELETE FROM grants WHERE worker = $1 AND key = ANY($2::text[]);
+
+-- name: grants_forgotten
+-- A worker is gone.
+DELETE FROM grants WHERE worker = $1;
+
+-- name: buckets_put
+-- Tokens were taken.
+INSERT INTO buckets (key, full_us) SELECT * FROM unnest($1::text[], $2::bigint[])
+ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
+
+-- name: buckets_swept
+-- Full buckets are as good as none. One that somebody else is writing is not full any more.
+DELETE FROM buckets WHERE key IN (
+  SELECT key FROM buckets WHERE full_us <= $1 ORDER BY full_us LIMIT $2 FOR UPDATE SKIP LOCKED);
+
+-- name: grant_keys_of_owner
+-- Who holds a job, and the keys of which that worker holds or wants something.
+SELECT owner, ARRAY(SELECT key FROM grants WHERE grants.worker = jobs.owner) AS keys FROM jobs WHERE id = $1;

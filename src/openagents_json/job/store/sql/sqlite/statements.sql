@@ -68,35 +68,40 @@ SELECT max(first) FROM history WHERE job = (SELECT key FROM jobs WHERE id = ?) A
 -- name: requirements
 -- The different requirements of the jobs in the queue, from index entry to index entry.
 WITH RECURSIVE sets (requires) AS (
-  SELECT * FROM (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
+  SELECT * FROM (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0
                  AND (deaths >= 2) = :suspects ORDER BY requires LIMIT 1)
   UNION ALL
-  SELECT (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
+  SELECT (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0
           AND (deaths >= 2) = :suspects AND requires > sets.requires ORDER BY requires LIMIT 1) FROM sets WHERE requires IS NOT NULL
 )
 SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT :limit;
 
 -- name: claimable
--- The queue of jobs with some requirements that nobody holds, by virtual arrival time, without those that are blocked.
+-- The queue of jobs with some requirements that nobody holds, by virtual arrival time, without those that are blocked
+-- or set aside.
 SELECT sort_at, key FROM jobs
-WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND (deaths >= 2) = :suspects AND requires = :requires
+WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0 AND (deaths >= 2) = :suspects
+  AND requires = :requires
 ORDER BY sort_at, key LIMIT :limit;
 
 -- name: waiting
--- What a job in the queue says of itself there.
-SELECT id, rank, sort_at, room_by FROM jobs WHERE key = ?;
+-- What a job in the queue says of itself there, and whether its workflow is paused.
+SELECT id, rank, sort_at, room_by,
+       NOT cancel_requested AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow')
+FROM jobs WHERE key = ?;
 
 -- name: queue_place
 -- Where a job stands in the queue, if claims find it.
 SELECT key, rank, sort_at, queued_us, queued_total_us, room_by FROM jobs
-WHERE id = ? AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND deaths < 2;
+WHERE id = ? AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0 AND deaths < 2
+  AND NOT (NOT cancel_requested AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow'));
 
 -- name: queue_ahead
 -- How many with some requirements stand before it.
 SELECT count(*) FROM (
   SELECT 1 FROM jobs
-  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND (deaths >= 2) = 0 AND requires = :requires
-    AND (sort_at, key) < (:sort_at, :key) LIMIT :limit);
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0 AND (deaths >= 2) = 0
+    AND requires = :requires AND (sort_at, key) < (:sort_at, :key) LIMIT :limit);
 
 -- name: room_of
 -- Which worker makes room for a job that waits in the queue.
@@ -105,6 +110,26 @@ SELECT room_by FROM jobs WHERE id = ? AND status = 'QUEUED' AND owner IS NULL;
 -- name: room_make
 -- This one does.
 UPDATE jobs SET room_by = ? WHERE id = ? AND status = 'QUEUED' AND owner IS NULL;
+-- name: has_paused_workflow
+-- Whether any workflow is paused.
+SELECT 1 FROM pauses WHERE kind = 'workflow' LIMIT 1;
+
+-- name: claimable_of_paused
+-- Of the first ones in that queue those whose workflow is paused, unless they are to be cancelled.
+SELECT key FROM (
+  SELECT key, workflow_id, cancel_requested FROM jobs
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0 AND (deaths >= 2) = :suspects
+    AND requires = :requires
+  ORDER BY sort_at, key LIMIT :limit)
+WHERE cancel_requested = 0 AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow');
+
+-- name: set_aside
+-- No claim meets these jobs until their workflow goes on, or something is recorded of them.
+UPDATE jobs SET aside = 1 WHERE key IN (VALUES (?)) AND aside = 0;
+
+-- name: put_back
+-- The workflow goes on.
+UPDATE jobs SET aside = 0 WHERE workflow_id = ? AND aside = 1;
 
 -- name: due
 -- Jobs that nobody holds and whose timer is due.
@@ -195,7 +220,8 @@ UPDATE jobs SET last_event = column5, rank = column6, progress = column7, curren
                   WHEN status = 'QUEUED' AND column18 = 'QUEUED' THEN slot
                   WHEN limit_hold = 'running' OR column16 IS NULL THEN min(slot, 0) ELSE slot END,
                 status = column18, started_us = column16, completed_us = column19, due_us = column20, owner = NULL,
-                room_by = CASE WHEN status = 'QUEUED' AND column18 = 'QUEUED' THEN room_by END
+                room_by = CASE WHEN status = 'QUEUED' AND column18 = 'QUEUED' THEN room_by END,
+                aside = 0
 FROM (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 WHERE jobs.key = column1 AND owner = column2 AND epoch = column3 AND last_event = column4 AND status = column15
   AND (column19 IS NULL OR NOT EXISTS (SELECT 1 FROM inbox WHERE job = jobs.key AND drained = 0));
@@ -413,11 +439,13 @@ WHERE one.job = (SELECT key FROM jobs WHERE id = :id) AND one.sequence > :after
 ORDER BY one.sequence LIMIT :limit;
 
 -- name: job_counts
--- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows. Those in the queue
--- and those that are blocked stand in two indexes.
+-- How many jobs there are by status, and since when those QUEUED wait; of a bounded number of rows. Those in the queue,
+-- those that are set aside and those that are blocked stand in three indexes.
 SELECT status, count(*), min(since) FROM (
   SELECT status, queued_us AS since FROM (
-    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
+    SELECT status, queued_us FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0 AND aside = 0
+    UNION ALL
+    SELECT status, queued_us FROM jobs WHERE aside = 1 AND status = 'QUEUED' AND owner IS NULL AND slot IS NOT 0
     UNION ALL
     SELECT status, queued_us FROM jobs
     WHERE limit_key IS NOT NULL AND status = 'QUEUED' AND owner IS NULL AND slot = 0
@@ -560,3 +588,61 @@ INSERT INTO inbox (job, key, kind, payload, at_us, drained) VALUES (?, ?, '', x'
 -- A leak that comes with its job; one that has stayed here since the job was deleted stays as it is.
 INSERT INTO leaks (job_id, resource, workflow_id, path, name, release, inputs, error, leaked_us, tries)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, resource) DO NOTHING;
+
+-- name: pause_put
+-- A component or a workflow is paused; one that is already stays as it is.
+INSERT INTO pauses (kind, name, by, reason, at_us) VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, name) DO NOTHING;
+
+-- name: pause_of
+-- Whether it is.
+SELECT 1 FROM pauses WHERE kind = ? AND name = ?;
+
+-- name: pauses_count
+-- How many are.
+SELECT count(*) FROM pauses;
+
+-- name: pause_drop
+-- It is paused no more.
+DELETE FROM pauses WHERE kind = ? AND name = ?;
+
+-- name: pauses
+-- What is paused, the oldest first.
+SELECT kind, name, by, reason, at_us FROM pauses ORDER BY at_us, kind, name;
+
+-- name: grants_of_keys
+-- What workers hold and want of some keys, given as a JSON array.
+SELECT key, worker, held, most, per_us, waits FROM grants WHERE key IN (SELECT value FROM json_each(?));
+
+-- name: grant_keys_of_worker
+-- The keys of which a worker holds or wants something.
+SELECT key FROM grants WHERE worker = ?;
+
+-- name: grants_put
+-- What a worker holds and wants of a key from now on.
+INSERT INTO grants (key, worker, held, most, per_us, waits) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (key, worker) DO UPDATE SET held = excluded.held, most = excluded.most, per_us = excluded.per_us,
+                                        waits = excluded.waits;
+
+-- name: grants_drop
+-- It holds and wants nothing of it.
+DELETE FROM grants WHERE key = ? AND worker = ?;
+
+-- name: grants_forgotten
+-- What workers held that are not there any more.
+DELETE FROM grants WHERE worker NOT IN (SELECT id FROM workers);
+
+-- name: buckets_of_keys
+-- The buckets of some keys that are perhaps not full, given as a JSON array.
+SELECT key, full_us FROM buckets WHERE key IN (SELECT value FROM json_each(?));
+
+-- name: bucket_put
+-- Tokens were taken.
+INSERT INTO buckets (key, full_us) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
+
+-- name: buckets_swept
+-- Full buckets are as good as none.
+DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE full_us <= ? ORDER BY full_us LIMIT ?);
+
+-- name: owner_of
+-- Who holds a job.
+SELECT owner FROM jobs WHERE id = ?;
