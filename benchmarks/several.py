@@ -23,6 +23,7 @@ from benchmarks.table import Figure, as_markdown, as_text
 from openagents_json import JobManager, OpenAgentsApp
 from openagents_json.job.store import SqliteJobStore
 from openagents_json.job.store.base import DEFAULT_LEASE_S
+from openagents_json.resources import Offers
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = 20  # of each kind
@@ -252,7 +253,7 @@ async def _claim_rate(place: Path, claims: int, size: int = CLAIM_SIZE) -> float
         seconds = []
         for _ in range(claims):
             started = time.perf_counter()
-            taken = await store.claim("bench", size, {"note"})
+            taken = await store.claim("bench", size, Offers(frozenset({"note"})))
             seconds.append(time.perf_counter() - started)
             assert len(taken) == size
         return size / statistics.median(seconds)

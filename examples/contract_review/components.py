@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from openagents_json import FatalError, OpenAgentsApp
 
-app = OpenAgentsApp()
+app = OpenAgentsApp(resources={"llm": 4})  # calls of the model at a time
 
 REPORTS = Path("reports")
 RISKY_WORDS = {"indemnify": 0.9, "unlimited": 0.8, "penalty": 0.7, "exclusive": 0.6}

@@ -46,6 +46,13 @@ class OpenAgentsApp:
             self._jobs = self.manager()
         return self._jobs
 
+    @property
+    def resources(self) -> Mapping[str, float]:
+        """What the app says that its workers have of each resource, by name; every worker has more (`cpu` …)."""
+        settings = self._options.get("settings") or load_settings()
+        given: Mapping[str, float] = self._options.get("resources", settings.resources)
+        return given
+
     def manager(self, store: str | JobStore | None = None, **options: Any) -> JobManager:
         """A new manager of this app's components and workflows, by default on the app's store."""
         given = {**self._options, **options}

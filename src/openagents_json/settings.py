@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from openagents_json.errors import InvalidSettings
+from openagents_json.resources import OFFERED_RESOURCES, PROCESSES, STEPS, THREADS, problem_with
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Finite
@@ -33,6 +34,9 @@ class Settings(BaseSettings):
     max_preemptions: int = Field(
         default=3, ge=0, le=1_000, description="How often a job makes room for more urgent ones; 0: it never does"
     )
+    resources: dict[str, float] = Field(
+        default={}, description="What a worker has of each resource, by name; changes what it says by itself"
+    )
     calls_per_process: int = Field(default=1_000, ge=1, description="Calls after which a process is replaced")
     capture_output: bool = Field(default=True, description="Keep what components print and log, for `jobs logs`")
     echo_output: bool = Field(default=True, description="And print it as well, as if nobody kept it")
@@ -46,6 +50,16 @@ class Settings(BaseSettings):
     abandon_after_s: Seconds = Field(default=10.0, ge=0, description="What a timeout gives an attempt to end")
     stop_timeout_s: Seconds = Field(default=10.0, ge=0, description="How long leaving the manager may take")
     shutdown_grace_s: Seconds = Field(default=2.0, ge=0, description="Of it, attempts told to stop get this to end")
+
+    @field_validator("resources")
+    @classmethod
+    def _check_resources(cls, given: dict[str, float]) -> dict[str, float]:
+        if problem := problem_with(given, OFFERED_RESOURCES):
+            raise ValueError(f"the resources of a worker {problem.removesuffix('.')}")
+        for name in (STEPS, THREADS, PROCESSES):
+            if given.get(name, 1) < 1:
+                raise ValueError(f"the resources of a worker say {name} = {given[name]:g}; give 1 or more")
+        return given
 
 
 def load_settings(**given: Any) -> Settings:

@@ -140,7 +140,7 @@ async def test_workers_are_listed_and_keep_vacuum_and_migrate_from_holding_them_
     worker.wait_line("is ready", "err")
     await shell.wait_entered("door")
     [head, row] = shell.run("workers").out.splitlines()
-    assert head.split() == ["WORKER", "HOST", "PID", "VERSION", "JOBS", "HEARD", "COMPONENTS"]
+    assert head.split() == ["WORKER", "HOST", "PID", "VERSION", "JOBS", "HEARD", "RESOURCES", "COMPONENTS"]
     assert f" {worker.process.pid} " in row and " 1 of 3 " in row and " s ago " in row
     [document] = shell.run("workers", "--json").document["workers"]
     assert (document["pid"], document["max_jobs"], document["running_jobs"]) == (worker.process.pid, 3, 1)

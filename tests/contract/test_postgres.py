@@ -655,7 +655,7 @@ async def test_blocked_jobs_cost_a_claim_nothing(store: PostgresJobStore, clock:
     async def claim(connection: Connection) -> tuple[list[Row], int]:
         query = "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'jobs'::regclass"
         before = await connection.value(query)
-        rows = await connection.rows(SQL["claim"], "w1", 10, False, None, 10)
+        rows = await connection.rows(SQL["claim"], "w1", 10, False, None, 10, "{}")
         return list(rows), await connection.value(query) - before
 
     rows, fetched = await store._write("call", claim)
@@ -672,7 +672,7 @@ async def test_urgent_job_takes_no_slot_from_one_that_is_being_claimed(
     claimed, may_commit = asyncio.Event(), asyncio.Event()
 
     async def claim(connection: Connection) -> int:
-        rows = await connection.rows(SQL["claim"], "w1", 10, False, None, 10)
+        rows = await connection.rows(SQL["claim"], "w1", 10, False, None, 10, "{}")
         claimed.set()
         await may_commit.wait()
         return len(rows)

@@ -25,6 +25,7 @@ from openagents_json.job.store.contract.jobs import (
 from openagents_json.job.store.contract.limits import accept_limited, begin_limited, finish, have_slots, take_all
 from openagents_json.job.store.output import OutputChunk, Piece
 from openagents_json.job.store.postgres import PostgresJobStore
+from openagents_json.job.store.records import WorkerInfo
 from openagents_json.job.store.sql import Migration, migrations
 from openagents_json.testing import FakeClock
 from tests.postgres_server import TABLES, Server
@@ -74,10 +75,16 @@ async def copy_into(postgres: Server, source: str, target: str) -> None:
             )
 
 
+@pytest.fixture(params=[1, 2])
+def schema_version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 class Past:
     """Jobs of an earlier version, as they are left by a program that was stopped."""
 
-    def __init__(self, url: str, holders: list[Holder], queued: str) -> None:
+    def __init__(self, version: int, url: str, holders: list[Holder], queued: str) -> None:
+        self.version = version
         self.url = url
         self.holders = holders
         self.queued = queued
@@ -90,7 +97,7 @@ def version(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 async def past(
-    version: int, postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    schema_version: int, postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Past]:
     present = await postgres.empty_schema()
     store = PostgresJobStore(postgres.store_url(present), clock)
@@ -101,9 +108,9 @@ async def past(
     await store.append_output(holders[0].job_id, "first", 1, [OutputChunk(0, 5, [Piece("stdout", 1, "hello")])])
     await store.close()
     schema = postgres.new_schema()
-    await make_schema(postgres, schema, version, monkeypatch)
+    await make_schema(postgres, schema, schema_version, monkeypatch)
     await copy_into(postgres, present, schema)
-    yield Past(postgres.store_url(schema), holders, queued)
+    yield Past(schema_version, postgres.store_url(schema), holders, queued)
 
 
 async def test_jobs_of_an_earlier_schema_go_on_in_the_present_one(past: Past, clock: FakeClock) -> None:
@@ -130,6 +137,15 @@ async def test_jobs_of_an_earlier_schema_go_on_in_the_present_one(past: Past, cl
     await store.close()
 
 
+async def test_workers_say_their_resources_in_a_schema_that_had_none(past: Past, clock: FakeClock) -> None:
+    store = PostgresJobStore(past.url, clock)
+    await store.open()
+    await store.register_worker("new", WorkerInfo("host", 1, "2", ["tool.first"], 4, {"gpu": 0.5}))
+    [worker] = [one for one in await store.list_workers() if one.id == "new"]
+    assert worker.info.resources == {"gpu": 0.5}
+    await store.close()
+
+
 async def test_limits_are_kept_in_a_schema_that_had_none(past: Past, clock: FakeClock) -> None:
     store = PostgresJobStore(past.url, clock)
     await store.open()
@@ -143,10 +159,10 @@ async def test_limits_are_kept_in_a_schema_that_had_none(past: Past, clock: Fake
 async def test_migration_that_fails_leaves_the_earlier_schema(
     past: Past, version: int, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = migrations("postgres")
-    broken = Migration(version + 1, known[version].name, known[version].script + "; SELECT nothing FROM nowhere;")
+    *known, last = migrations("postgres")[: past.version + 1]
+    broken = Migration(last.number, last.name, last.script + "; SELECT nothing FROM nowhere;")
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_schema, "migrations", lambda dialect: (*known[:version], broken))
+        patch.setattr(postgres_schema, "migrations", lambda dialect: (*known, broken))
         store = PostgresJobStore(past.url, clock)
         with pytest.raises(StoreError):
             await store.open()

@@ -59,7 +59,7 @@ async def test_thread_that_runs_on_is_a_reason(bench: Bench, jobs: JobManager) -
     health = await jobs.health()
     assert health["status"] == "degraded" and "1 thread" in health["reasons"][0]
     bench.gate().open()
-    await until(lambda: jobs._worker.slots.abandoned == 0)
+    await until(lambda: jobs._worker.admission.abandoned == 0)
     assert (await jobs.health())["status"] == "ok"
 
 

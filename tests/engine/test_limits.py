@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from openagents_json import JobManager
-from openagents_json.job.engine.slots import Slots
 from openagents_json.job.store import SqliteJobStore
 from tests.engine.support import Bench, final, seen, until
 
@@ -102,28 +101,6 @@ async def test_job_that_gives_up_its_turn_passes_the_slot_on(bench: Bench) -> No
         await cancelling
         assert await final(jobs, a) == "COMPLETED"
         assert await final(jobs, b) in ("CANCELLED", "COMPLETED")
-
-
-def test_slot_goes_to_the_next_when_the_woken_one_does_not_take_it() -> None:
-    slots: Slots[str] = Slots(1, {"thread": 1})
-    assert slots.take("inline", "a") is True
-    assert [slots.take("inline", name) for name in "bc"] == [None, None]
-    assert slots.next_waiter() is None
-    slots.give_back("inline")
-    assert slots.next_waiter() == "b", "and b has nothing to start any more"
-    assert slots.next_waiter() == "c"
-    assert slots.next_waiter() is None
-
-
-def test_job_that_waits_for_a_thread_does_not_keep_a_step_slot_from_others() -> None:
-    slots: Slots[str] = Slots(2, {"thread": 1})
-    assert slots.take("thread", "a") is True and slots.take("inline", "b") is True
-    assert slots.take("thread", "c") is None and slots.take("inline", "d") is None
-    slots.give_back("inline")
-    assert slots.next_waiter() == "c" and slots.take("thread", "c") is False
-    assert slots.next_waiter() == "d" and slots.take("inline", "d") is True
-    slots.give_back("thread")
-    assert slots.next_waiter() == "c" and slots.take("thread", "c") is True
 
 
 async def test_abandoned_threads_keep_their_slots_and_at_eight_no_thread_step_starts(bench: Bench) -> None:

@@ -302,7 +302,7 @@ async def test_abandoned_thread_is_heard_until_it_ends(bench: Bench, jobs: JobMa
     job_id = await jobs.create_job(bench.one("deaf"), start=True)
     await bench.gate().wait_entered()
     await jobs.cancel_job(job_id, force=True)
-    await until(lambda: jobs._worker.slots.steps_used == 1)
+    await until(lambda: jobs._worker.admission.steps == 1)
     while (await jobs.get_summary(job_id)).status != "CANCELLED":
         await bench.pass_time(0.2)
     assert await text_of(jobs, job_id) == "begun\n"

@@ -313,14 +313,14 @@ async def test_output_beyond_the_limit_or_of_another_type_is_refused(bench: Benc
 
 async def test_memory_limit_ends_the_call_and_not_the_next(bench: Bench) -> None:
     error = await bench.failure("allocate", megabytes=200, memory_mb=100)
-    assert (error.code, error.retryable) == ("limit.memory", None)
+    assert (error.code, error.retryable) == ("resource.memory", None)
     assert await bench.call("allocate", megabytes=20, memory_mb=100) == 20 * 2**20
     assert await bench.call("allocate", megabytes=200) == 200 * 2**20
 
 
 async def test_cpu_limit_ends_the_process(bench: Bench, tmp_path: Path) -> None:
     error = await bench.failure("compute", started=str(tmp_path / "started"), cpu_s=0.1)
-    assert error.code == "limit.cpu"
+    assert error.code == "resource.cpu"
     assert "0.1 s" in str(error)
 
 

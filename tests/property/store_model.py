@@ -8,7 +8,7 @@ answered by looking at all jobs. Handles, sequences and keys are the model's own
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from openagents_json.clock import SECOND_US
@@ -33,6 +33,7 @@ from openagents_json.job.store.records import (
     WorkerInfo,
     summary_of,
 )
+from openagents_json.resources import Offers
 from openagents_json.testing import FakeClock
 from tests.property import limits_model as limits
 
@@ -223,7 +224,7 @@ class Model:
             return claim
         return self._claim(job, claim.previous_owner)
 
-    def claim(self, worker: str, limit: int, offers: Collection[str] | None, suspects: bool) -> list[Claim]:
+    def claim(self, worker: str, limit: int, offers: Offers | None, suspects: bool) -> list[Claim]:
         fit = [
             job
             for job in self.jobs.values()
@@ -231,7 +232,7 @@ class Model:
             and job.owner is None
             and not limits.is_blocked(job)
             and (job.row.deaths >= DEATHS_OF_SUSPECTS) == suspects
-            and (offers is None or not job.row.requires or set(offers) & set(job.row.requires))
+            and (offers is None or not job.row.requires or any(map(offers.meets, job.row.requires)))
         ]
         return self._lease(sorted(fit, key=lambda job: job.turn)[:limit], worker)
 

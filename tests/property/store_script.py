@@ -26,6 +26,8 @@ from openagents_json.job.store.contract.jobs import (
     new_job,
     request,
 )
+from openagents_json.job.store.contract.leases import having
+from openagents_json.job.store.contract.resources import needing
 from openagents_json.job.store.limits import Hold, Limit, Overflow
 from openagents_json.job.store.output import OutputChunk, Piece
 from openagents_json.job.store.records import (
@@ -38,6 +40,7 @@ from openagents_json.job.store.records import (
     first_claim,
 )
 from openagents_json.job.store.rules import SUSPECT_DEATHS
+from openagents_json.resources import Offers
 from openagents_json.testing import FakeClock
 from tests.faults.sizes import Hits
 from tests.property.limits_model import is_blocked
@@ -47,6 +50,8 @@ from tests.property.store_sides import Side, Sides
 
 T = TypeVar("T")
 
+GPU = needing(gpu=1.5)
+GPUS = having("tool.first", gpu=2)
 KEPT = 40  # claims, commits and requests that are remembered, the latest ones
 STUCK = {"type": "door.stuck", "message": "Stuck", "step": "first", "attempt": 1, "retryable": None, "details": None}
 # Of few keys, so that jobs stand in each other's way; jobs of one key differ as those of two versions of a workflow.
@@ -119,7 +124,7 @@ class Script:
 
     def _new(self, choice: Choice) -> NewJob:
         again = [job for job in self._accepted[-KEPT:] if job.job_id in self._model.jobs]
-        document = choice.of((CALLS, CALLS, QUIET, OTHER_CALLS, ELSEWHERE))
+        document = choice.of((CALLS, CALLS, QUIET, OTHER_CALLS, ELSEWHERE, GPU))
         if again and choice.once_in(6):
             self._hits.count("known id")
             return choice.of(again)
@@ -187,10 +192,10 @@ class Script:
 
     async def _claim(self, choice: Choice) -> None:
         worker, limit = choice.of(WORKERS), choice.of((2, 1, 5))
-        offers = choice.of((None, None, ("tool.first", "tool.second"), ("tool.other",), ()))
+        offers = choice.of((None, None, having("tool.first", "tool.second"), having("tool.other"), GPUS, having()))
         await self._take(worker, limit, offers, suspects=choice.of((False, False, True)))
 
-    async def _take(self, worker: str, limit: int, offers: Sequence[str] | None, *, suspects: bool) -> None:
+    async def _take(self, worker: str, limit: int, offers: Offers | None, *, suspects: bool) -> None:
         claims = await self._sides.ask(
             f"claim of {limit} with {offers}, suspects {suspects}",
             lambda: self._model.claim(worker, limit, offers, suspects),

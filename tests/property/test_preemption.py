@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openagents_json.clock import SECOND_US
-from openagents_json.job.engine.preemption import Standing, may_yield, who_yields
+from openagents_json.job.engine.place import Standing
+from openagents_json.job.engine.preemption import may_yield, who_yields
 from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.records import Waiting
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import replace
 from itertools import count
@@ -30,6 +30,7 @@ from openagents_json.job.store.file import FileJobStore
 from openagents_json.job.store.memory import MemoryJob
 from openagents_json.job.store.records import Claim, Commit, Held, Request
 from openagents_json.job.store.sqlite_schema import connect, migrate
+from openagents_json.resources import Offers
 from openagents_json.testing import FakeClock
 from tests.faults.sizes import Hits, campaign_random, is_whole, sized
 from tests.postgres_server import Server
@@ -135,7 +136,7 @@ def test_store_on_a_server_answers_as_the_model_does(postgres: Server) -> None:
 
 class ClaimsTheLastFirst(MemoryJobStore):
     async def claim(
-        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+        self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         return (await super().claim(worker, limit, offers, suspects=suspects))[::-1]
 

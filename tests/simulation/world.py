@@ -372,7 +372,7 @@ class World:
         found += [f"ledger: {name} was never given back" for name in sorted(self.things - leaks)]
         found += [sentence for one in records for sentence in _starts_before_the_pause(one)]
         for process in self.workers:
-            if process.manager._worker.runners or process.manager._worker.slots.steps_used:
+            if process.manager._worker.runners or process.manager._worker.admission.steps:
                 found.append(f"rest: {process.place.name} still has runners or slots")
         for key, job_id in self.accepted.items():
             shadow = Shadow.of(job_id, plan_of(self.flows[key]))

@@ -43,6 +43,10 @@ def components() -> ComponentRegistry:
     async def anything(value: Any = None) -> Any:
         raise AssertionError("check runs nothing")
 
+    @registry.tool("heavy", timeout_s=9, resources={"gpu": 4, "tpu": 1, "cpu_s": 9})
+    async def heavy() -> None:
+        raise AssertionError("check runs nothing")
+
     return registry
 
 
@@ -146,6 +150,20 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, str, str, str | None]] = {
         [ANY | {"resources": {"gpus": 1}}],
         f"{NEXT}.resources.gpus", "warning", "Nobody declared the resource 'gpus'.", "Did you mean 'gpu'?",
     ),
+    "needs above what is declared": (
+        [ANY | {"resources": {"gpu": 3}}],
+        f"{NEXT}.resources.gpu", "warning", "The step needs 3 of 'gpu', and 2 are declared.",
+        "It waits until a worker with enough comes; give one more, or let it need less.",
+    ),
+    "needs of a component": (
+        [{"id": "b", "component": "heavy"}],
+        NEXT, "warning", "Component 'heavy' needs 4 of 'gpu', and 2 are declared.",
+        "It waits until a worker with enough comes; give one more, or let it need less.",
+    ),
+    "undeclared resource of a component": (
+        [{"id": "b", "component": "heavy"}],
+        NEXT, "warning", "Component 'heavy' occupies the resource 'tpu', which nobody declared.", "Did you mean 'gpu'?",
+    ),
     "output that may be skipped": (
         [ANY | {"condition": "{{ inputs.name == 'x' }}"}, {"id": "b", "set": "{{ steps.some.output }}"}],
         "$.steps[2].set", "warning", "`steps.some.output` may be missing: step 'some' may be skipped.",
@@ -212,7 +230,7 @@ def test_problem_is_told_with_path_level_message_and_suggestion(
     name: str, components: ComponentRegistry, workflows: WorkflowRegistry
 ) -> None:
     steps, path, level, message, suggestion = CASES[name]
-    problems = check(document_of(*steps), components, resources={"gpu"}, workflows=workflows)
+    problems = check(document_of(*steps), components, resources={"gpu": 2}, workflows=workflows)
     told = [(one.path, one.level, one.message, one.suggestion) for one in problems]
     assert (path, level, message, suggestion) in told, told
 

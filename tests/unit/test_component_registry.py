@@ -114,6 +114,10 @@ def test_sync_component_may_be_inline(registry: ComponentRegistry) -> None:
         ({"tags": "one"}, "tuple of strings"),
         ({"retry": 3}, "no mapping"),
         ({"resources": ["cpu"]}, "no mapping"),
+        ({"resources": {"a gpu": 1}}, "have the name 'a gpu'; a name is letters"),
+        ({"resources": {"gpu": -1}}, "gpu = -1; an amount is a number from 0"),
+        ({"resources": {"gpu": True}}, "gpu = True; an amount is a number from 0"),
+        ({"resources": {f"r{number}": 1 for number in range(9)}}, "name 9 resources; at most 8"),
         ({"version": "1.0"}, "semantic version"),
     ],
 )

@@ -24,7 +24,8 @@ def contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("approved", [True, False])
 async def test_risky_contract_is_reported_once_a_person_has_approved(contract: str, approved: bool) -> None:
-    async with JobManager("memory", components=app.components, secrets=MappingSecrets({"LLM_KEY": "k"})) as jobs:
+    secrets = MappingSecrets({"LLM_KEY": "k"})
+    async with JobManager("memory", components=app.components, secrets=secrets, resources=app.resources) as jobs:
         jobs.workflows.register(DEFINITION)
         job_id = await jobs.create_job("contract-review", {"path": contract})
         await jobs.signal(job_id, "approval", {"approved": approved})  # an early signal waits for its step

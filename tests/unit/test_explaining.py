@@ -41,7 +41,8 @@ def facts(
 ) -> Facts:
     found = {"status": status, "display_status": status, "waiting_for": waits, "requests": requests}
     began = [NOW - timedelta(seconds=ago) for ago in starts]
-    return Facts("flow/1234", found, place, 3_600.0, workers, began, NOW)
+    required = next((wait["components"] for wait in waits if wait["kind"] == "worker"), ())
+    return Facts("flow/1234", found, required, place, 3_600.0, workers, began, NOW)
 
 
 def place(ahead: int, rank: int = 1, room_by: str | None = None) -> QueuePlace:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from openagents_json.cli.options import Components, Json
+from openagents_json.cli.options import Components, Json, Resources
 from openagents_json.cli.output import output_of
 
 
@@ -14,16 +14,18 @@ def validate(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="The workflow: a .json or .yaml file.")],
     components: Components = None,
+    resource: Resources = None,
     as_json: Json = False,
 ) -> int:
     """Check a workflow and print everything that is wrong with it, with path, line and column.
 
-    With --components also whether its components exist and what flows between them fits. Warnings and notes change
-    nothing about the exit code.
+    With --components also whether its components exist and what flows between them fits. With --resource, or an app
+    that declares resources, also whether there is enough of what steps occupy. Warnings and notes change nothing about
+    the exit code.
     """
     from openagents_json.cli.describing import validate_file
 
-    return validate_file(file, components or [], output_of(context, as_json))
+    return validate_file(file, components or [], resource or [], output_of(context, as_json))
 
 
 def schema(context: typer.Context, as_json: Json = False) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from openagents_json.cli.amounts import amounts_of
 from openagents_json.cli.exit_codes import Exit
 from openagents_json.cli.failures import problem_lines
 from openagents_json.cli.loading import load_app
@@ -19,11 +20,13 @@ DESCRIPTION_CHARACTERS = 80
 PROBLEMS_SHOWN = 201  # all that a check finds
 
 
-def validate_file(file: str, components: Sequence[str], output: Output) -> int:
+def validate_file(file: str, components: Sequence[str], given: Sequence[str], output: Output) -> int:
     """Check a definition; `Exit.USAGE` if it has errors."""
+    amounts = amounts_of(given)
     app = load_app(components) if components else None
     registry = app.components if app is not None else None
-    problems = check(Path(file), registry, workflows=None if app is None else app.workflows)
+    resources = {**(app.resources if app is not None else {}), **amounts} or None
+    problems = check(Path(file), registry, resources=resources, workflows=None if app is None else app.workflows)
     is_good = not any(problem.level == "error" for problem in problems)
     workflow = load_workflow(Path(file)) if is_good else None
     if output.as_json:

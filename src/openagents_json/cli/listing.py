@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from openagents_json.amounts import outside
+from openagents_json.cli.amounts import amount_text
 from openagents_json.cli.budgets import spent_text
 from openagents_json.cli.exit_codes import Exit
 from openagents_json.cli.failures import UsageProblem
@@ -304,6 +305,8 @@ def _worker_wait(wait: Mapping[str, Any]) -> str:
         shown = " or ".join(printable(name, 80) for name in names[:COMPONENTS_SHOWN])
         rest = f" or {len(names) - COMPONENTS_SHOWN} more" if len(names) > COMPONENTS_SHOWN else ""
         text = text.replace("a worker", f"a worker with {shown}{rest}")
+    if lacking := wait.get("resources"):
+        text = text.replace("none lives that could take it", f"no worker has {' and '.join(map(amount_text, lacking))}")
     return text + (" and empty: workers have died under this job, so it is run alone" if wait.get("alone") else "")
 
 

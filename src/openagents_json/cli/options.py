@@ -27,6 +27,12 @@ Store = Annotated[
         help="Where the jobs are, such as sqlite:///jobs.db. Default: OPENAGENTS_JOB_STORE_PATH, else openagents.db.",
     ),
 ]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resource", metavar="NAME=AMOUNT", help="What a worker has of a resource, such as gpu=1; repeatable."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 JobId = Annotated[
     str,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from openagents_json.cli.invocation import invocation_of
-from openagents_json.cli.options import Budget, Components, Json, Store, Workflows
+from openagents_json.cli.options import Budget, Components, Json, Resources, Store, Workflows
 from openagents_json.cli.output import output_of
 
 
@@ -29,6 +29,7 @@ def run(
         str | None, typer.Option("--inputs", metavar="FILE", help="All inputs as a JSON object; - is stdin.")
     ] = None,
     store: Store = None,
+    resources: Resources = None,
     priority: Annotated[str | None, typer.Option("--priority", help="LOW, MEDIUM, HIGH or CRITICAL.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="The same key again gives the same job.")
@@ -62,6 +63,7 @@ def run(
         inputs=tuple(inputs or ()),
         inputs_file=inputs_file,
         store=store,
+        resources=tuple(resources or ()),
         priority=priority,
         idempotency_key=idempotency_key,
         tags=tuple(tags or ()),

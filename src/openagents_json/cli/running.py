@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openagents_json.app import OpenAgentsApp
+from openagents_json.cli.amounts import amount_text, resource_options
 from openagents_json.cli.budgets import read_amounts
 from openagents_json.cli.exit_codes import OF_STATUS, Exit
 from openagents_json.cli.inputs import read_inputs
@@ -44,6 +45,7 @@ class RunOptions:
     inputs: tuple[str, ...] = ()
     inputs_file: str | None = None
     store: str | None = None
+    resources: tuple[str, ...] = ()
     priority: str | None = None
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
@@ -76,13 +78,15 @@ class _Run:
     stop: Stop
 
     async def run(self) -> int:
-        jobs = self.app.manager(self.options.store, worker=not self.options.detach)
+        options = resource_options(self.app, self.options.resources)
+        jobs = self.app.manager(self.options.store, worker=not self.options.detach, **options)
         if self.options.detach:
             refuse_memory(jobs)
         async with jobs:
             job_id = await self.job(jobs)
             if self.options.detach:
                 return await self.leave(jobs, job_id)
+            await self.tell_what_is_short(jobs, job_id)
             if await self.watch(jobs, job_id):
                 return await self.finish(jobs, job_id)
             why = "Stopping" if self.stop.is_asked else "The time is up, stopping"
@@ -158,6 +162,14 @@ class _Run:
         else:
             self.output.say(f"{name} is {summary.status}. `openagents worker` runs it; its id is {job_id}")
         return Exit.DONE
+
+    async def tell_what_is_short(self, jobs: JobManager, job_id: str) -> None:
+        """Say it if the job is left to other workers, for want of a resource here."""
+        for wait in (await jobs.get_job_status(job_id))["waiting_for"]:
+            if lacking := wait.get("resources"):
+                name, needs = job_name(self.workflow.id, job_id), " and ".join(map(amount_text, lacking))
+                given = " ".join(f"--resource {one['resource']}={one['need']:g}" for one in lacking)
+                self.output.note(f"{name} waits: no worker has {needs}. Give this one more by {given}.")
 
     # ── showing it ────────────────────────────────────────────────────────────────────────────────────────────────
 

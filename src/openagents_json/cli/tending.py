@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from openagents_json.cli.amounts import resource_options
 from openagents_json.cli.exit_codes import Exit
 from openagents_json.cli.failures import UsageProblem
 from openagents_json.cli.loading import load_app
@@ -20,6 +21,7 @@ from openagents_json.errors import OpenAgentsError, StoreUnavailable
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
 from openagents_json.job.store.rules import serves
+from openagents_json.resources import Offers
 
 NAMES_KEPT = 10_000
 IDLE_CHECK_S = 0.2  # how often --until-idle looks; another process may empty the queue without a word to us
@@ -30,6 +32,7 @@ def work(
     workflows: Sequence[str],
     store: str | None,
     max_jobs: int | None,
+    resources: Sequence[str],
     until_idle: bool,
     output: Output,
 ) -> int:
@@ -37,7 +40,9 @@ def work(
     if not components:
         raise UsageProblem("A worker needs the components of the jobs it runs: --components module[:app].")
     app = load_app(components, workflows)
-    options = {} if max_jobs is None else {"max_jobs": max_jobs}
+    options: dict[str, Any] = resource_options(app, resources)
+    if max_jobs is not None:
+        options["max_jobs"] = max_jobs
     with Stop() as stop:
         return asyncio.run(_work(app.manager(store, **options), until_idle, output, stop))
 
@@ -65,11 +70,11 @@ async def _work(jobs: JobManager, until_idle: bool, output: Output, stop: Stop) 
 async def _wait_idle(jobs: JobManager) -> None:
     """Return when nothing is queued that could run here, and nothing runs here. Jobs that wait do not count."""
     while True:
-        offers = set(jobs.components.names())
+        offers = Offers(frozenset(jobs.components.names()), jobs.resources)
         try:
             page, health = await jobs.list_jobs({"status": "QUEUED"}, limit=1_000), await jobs.health()
             pauses = await jobs.list_pauses()
-            offers -= {one.name for one in pauses if one.kind == "component"}
+            offers = offers.without({one.name for one in pauses if one.kind == "component"})
             paused = {one.name for one in pauses if one.kind == "workflow"}
             is_empty = page.cursor is None and not any(
                 serves(offers, job.requires) and (job.workflow_id not in paused or job.cancel_requested) for job in page

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from openagents_json.cli.options import Components, Json, Store, Workflows
+from openagents_json.cli.options import Components, Json, Resources, Store, Workflows
 from openagents_json.cli.output import output_of
 
 
@@ -16,6 +16,7 @@ def worker(
     workflows: Workflows = None,
     store: Store = None,
     max_jobs: Annotated[int | None, typer.Option("--max-jobs", min=1, help="Jobs at a time. Default: 256.")] = None,
+    resource: Resources = None,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End when no job is queued and none runs here.")
     ] = False,
@@ -23,8 +24,11 @@ def worker(
 ) -> int:
     """Run queued jobs until Ctrl-C or SIGTERM, which let running steps end.
 
-    Jobs that are not finished by then go back to the queue.
+    Jobs that are not finished by then go back to the queue. --resource says what the worker has of a resource that
+    steps occupy.
     """
     from openagents_json.cli.tending import work
 
-    return work(components or [], workflows or [], store, max_jobs, until_idle, output_of(context, as_json))
+    return work(
+        components or [], workflows or [], store, max_jobs, resource or [], until_idle, output_of(context, as_json)
+    )

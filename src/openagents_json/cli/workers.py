@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ID_SHOWN = 8  # characters of a worker's id, its last ones: what stands before is host and process
 BUILT_IN = "core."  # every worker has these: they are shown behind the others
+RESOURCES_WIDTH = 40  # and of what it has of resources: those that it was given first
 COMPONENTS_WIDTH = 48  # of the names of components that are shown of a worker
 
 
@@ -54,7 +55,7 @@ def worker_rows(workers: Sequence[WorkerSummary], now: datetime) -> list[tuple[s
     """The table for people, with its head."""
     from openagents_json.cli.text import duration, printable
 
-    head = ("WORKER", "HOST", "PID", "VERSION", "JOBS", "HEARD", "COMPONENTS")
+    head = ("WORKER", "HOST", "PID", "VERSION", "JOBS", "HEARD", "RESOURCES", "COMPONENTS")
     rows = [
         (
             printable(one.id[-ID_SHOWN:]),
@@ -63,6 +64,7 @@ def worker_rows(workers: Sequence[WorkerSummary], now: datetime) -> list[tuple[s
             printable(one.version, 16),
             f"{one.running_jobs:,} of {one.max_jobs:,}",
             f"{duration(_age_s(one, now))} ago",
+            shortened(_amounts(one), RESOURCES_WIDTH),
             shortened(sorted(one.components, key=lambda name: name.startswith(BUILT_IN)), COMPONENTS_WIDTH),
         )
         for one in workers
@@ -82,6 +84,14 @@ def shortened(names: Sequence[str], width: int) -> str:
         shown.append(text)
     rest = len(names) - len(shown)
     return (", ".join(shown) or "-") + (f" and {rest:,} more" if rest else "")
+
+
+def _amounts(worker: WorkerSummary) -> list[str]:
+    """What it has of each resource: `gpu 1`. Steps, threads and processes are left out: all workers have these."""
+    from openagents_json.resources import BUILT_IN, PROCESSES, STEPS, THREADS
+
+    names = sorted(worker.resources.keys() - {STEPS, THREADS, PROCESSES}, key=lambda name: (name in BUILT_IN, name))
+    return [f"{name} {worker.resources[name]:,g}" for name in names]
 
 
 def _age_s(worker: WorkerSummary, now: datetime) -> float:

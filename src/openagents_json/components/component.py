@@ -18,6 +18,7 @@ from openagents_json.components.schema import InputReader, OutputCheck
 from openagents_json.components.signature import read_signature
 from openagents_json.components.versions import DEFAULT_VERSION, is_version
 from openagents_json.errors import ComponentError, InvalidComponent, Problem
+from openagents_json.resources import NEEDED_RESOURCES, problem_with
 
 Isolation: TypeAlias = Literal["inline", "thread", "process"]
 
@@ -216,6 +217,8 @@ def _check_options(options: Options, name: str) -> None:
     for what, mapping in (("retry", options.retry), ("resources", options.resources)):
         if mapping is not None and not isinstance(mapping, Mapping):
             raise InvalidComponent(f"The {what} of component {name!r} is no mapping.", name=name)
+    if problem := problem_with(options.resources, NEEDED_RESOURCES):
+        raise InvalidComponent(f"The resources of component {name!r} {problem}", name=name)
 
 
 def _isolation(asked: Isolation | None, name: str, agent: Agent | None, *, is_async: bool) -> Isolation:

@@ -49,7 +49,7 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
         "origin? given? budget?",
     ),
     "job.queued": (
-        "it wants a worker; requires: with one of these components; by: the job that it made room for",
+        "it wants a worker; requires: one that meets one of these; by: the job that it made room for",
         "reason requires? by?",
     ),
     "job.started": (

@@ -8,17 +8,18 @@ from typing import Any
 from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.errors import StoreError
 from openagents_json.job.engine import Worker
+from openagents_json.job.engine.admission import MAX_ABANDONED
 from openagents_json.job.engine.heart import BLOCKED_S
 from openagents_json.job.engine.meter import percentile
-from openagents_json.job.engine.slots import MAX_ABANDONED
 from openagents_json.job.store.records import JobCounts
+from openagents_json.resources import PROCESSES, STEPS, THREADS
 
 COUNTED_JOBS = 100_000  # of the queue, and of the newest of the others
 
 
 async def health_of(worker: Worker) -> dict[str, Any]:
     """What `JobManager.health` says."""
-    slots, settings, meter = worker.slots, worker.settings, worker.meter
+    admission, capacities, meter = worker.admission, worker.capacities, worker.meter
     counts, leaks = JobCounts({}, None), 0
     error: StoreError | None = worker.store_error
     try:
@@ -33,14 +34,15 @@ async def health_of(worker: Worker) -> dict[str, Any]:
         "jobs": {str(status): count for status, count in sorted(counts.by_status.items())},
         "queue_age_s": 0.0 if since_us is None else max(now_us - since_us, 0) / SECOND_US,
         "running_jobs": len(worker.runners),
-        "max_jobs": settings.max_jobs,
-        "steps": slots.steps_used,
-        "max_steps": settings.max_steps,
-        "threads": slots.used["thread"],
-        "max_threads": settings.max_threads,
-        "processes": slots.used["process"],
-        "max_processes": settings.max_processes,
-        "abandoned_threads": slots.abandoned,
+        "max_jobs": worker.settings.max_jobs,
+        "steps": admission.used(STEPS),
+        "max_steps": capacities[STEPS],
+        "threads": admission.used(THREADS),
+        "max_threads": capacities[THREADS],
+        "processes": admission.used(PROCESSES),
+        "max_processes": capacities[PROCESSES],
+        "resources": {name: {"used": admission.used(name), "of": amount} for name, amount in capacities.items()},
+        "abandoned_threads": admission.abandoned,
         "loop_lag_ms": _milliseconds(lag_s),
         "commit_ms": {
             "p50": _milliseconds(percentile(commits_s, 50)),

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 from openagents_json.clock import Clock, SystemClock, as_microseconds
@@ -142,6 +142,12 @@ class JobManager:
         )
         self._is_open = False
         self._was_closed = False
+
+    @property
+    def resources(self) -> Mapping[str, float]:
+        """What the worker has of each resource, by name: what it was given, and `cpu` (cores), `memory_mb`, `steps`,
+        `threads` and `processes` in any case."""
+        return MappingProxyType(self._worker.capacities)
 
     # ── open and close ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -552,12 +558,13 @@ class JobManager:
         if status.is_final:
             query = build_query({"origin_id": job_id}, order="created_at", limit=MAX_LIMIT)
             retries = [one.summary.id for one in await self.store.list_jobs(query)]
+        short = self._worker.why_waits(job_id)
         workers = await self.store.list_workers() if status == JobStatus.QUEUED else []
         limit = await self.store.read_limit(job_id) if status == JobStatus.QUEUED else None
         pauses = await self.store.list_pauses() if status in (JobStatus.QUEUED, JobStatus.RUNNING) else []
         blocked = await self._blocked(job_id) if status == JobStatus.RUNNING else []
         summary, requests, state = await self._reader.read(job_id)
-        return status_of(state, summary, requests, retries, workers, limit, pauses, blocked)
+        return status_of(state, summary, requests, retries, workers, limit, pauses, blocked, short)
 
     async def explain(self, job_id: str) -> Explanation:
         """Why the job is not running: every blocker in order, with the command that would unblock it, its place in the

@@ -107,7 +107,7 @@ class JobSummary:
     tags: tuple[str, ...]
     parent_id: str | None  # the job whose attached child it is
     origin_id: str | None  # the job that it retries; that one may have been deleted
-    requires: tuple[str, ...] = ()  # while QUEUED: it waits for a worker with one of these components; (): for any
+    requires: tuple[str, ...] = ()  # while QUEUED: it waits for a worker that meets one of these; (): for any
     # What it may spend and has spent by its last event: of "seconds", "tokens" and "cost" those that are limited, or
     # were reported. Both are empty for a job without a budget of which no component has reported anything.
     budget: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -163,6 +163,7 @@ class WorkerSummary:
     version: str  # of openagents_json
     components: tuple[str, ...]  # sorted names of those that it has
     max_jobs: int  # how many it runs at a time; 0: it only creates and controls jobs
+    resources: Mapping[str, float]  # what it has of each resource
     running_jobs: int  # whose leases it has
     started_at: datetime
     heartbeat_at: datetime  # when it renewed its leases last

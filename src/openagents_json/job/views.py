@@ -8,6 +8,7 @@ from typing import Any
 
 from openagents_json.amounts import KEYS, outside
 from openagents_json.clock import SECOND_US, as_datetime
+from openagents_json.job.engine.admission import Short
 from openagents_json.job.machine import JobState, Resource, StepRun, spent_by, step_output, wanting
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus, WorkerSummary
 from openagents_json.job.store.grants import Blocked
@@ -16,6 +17,7 @@ from openagents_json.job.store.output import StoredOutput
 from openagents_json.job.store.pauses import Pause
 from openagents_json.job.store.records import Request, StoredWorker
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
+from openagents_json.resources import Offers, amount_of, components_of, parts_of
 
 STEPS_SHOWN = 1_000  # of a detailed status
 _QUIET = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CANCELLED)
@@ -83,10 +85,12 @@ def status_of(
     limit: StoredLimit | None = None,
     pauses: Sequence[Pause] = (),
     blocked: Sequence[Blocked] = (),
+    short: Sequence[Short] = (),
 ) -> dict[str, Any]:
     """The detailed status: what is true now, and what was asked for and is not effective yet. `workers` are those that
     live and `limit` is what the store says of it, for a job that is QUEUED; `pauses` are those of the store,
-    and `blocked` says which attempts of a job that is RUNNING wait for limits of their components."""
+    and `blocked` says which attempts of a job that is RUNNING wait for limits of their components; `short` is what its
+    steps wait for, if it runs here."""
     return {
         "id": state.job_id,
         "workflow_id": state.workflow_id,
@@ -103,7 +107,7 @@ def status_of(
         "step_counts": {
             str(status): count for status, count in Counter(run.status for run in state.runs.values()).items()
         },
-        "waiting_for": _waiting_for(state, workers, limit, pauses, blocked),
+        "waiting_for": _waiting_for(state, workers, limit, pauses, blocked, short),
         "requests": _requests(state, requests),
         "resources": [_resource(resource) for resource in state.ledger.values()],
         "signals": {name: len(letters) for name, letters in state.mailbox.items()},
@@ -139,6 +143,7 @@ def _waiting_for(
     limit: StoredLimit | None = None,
     pauses: Sequence[Pause] = (),
     blocked: Sequence[Blocked] = (),
+    short: Sequence[Short] = (),
 ) -> list[dict[str, Any]]:
     """Each thing that has to come before the job can go on: {"kind", "at" or "step", …}; empty when nothing has to."""
     waits: list[dict[str, Any]] = []
@@ -159,6 +164,7 @@ def _waiting_for(
     if state.is_final:
         return waits
     waits += [_component_limit(one) for one in blocked if state.status == JobStatus.RUNNING][:STEPS_SHOWN]
+    waits += [_short(one) for one in short]
     for path, due_us in state.delayed.items():
         kind = "retry" if state.runs[path].status == StepStatus.RETRYING else "timer"
         waits.append({"kind": kind, "step": path, "at": as_datetime(due_us)})
@@ -186,8 +192,9 @@ def _pauses_of(state: JobState, pauses: Sequence[Pause]) -> list[Pause]:
     found = [one for one in pauses if one.kind == "workflow" and one.name == state.workflow_id and not is_going_on]
     if state.status == JobStatus.QUEUED:
         paused = {one.name: one for one in pauses if one.kind == "component"}
-        if state.required and all(name in paused for name in state.required):
-            found += [paused[name] for name in state.required]
+        required = components_of(state.required)
+        if required and all(name in paused for name in required):
+            found += [paused[name] for name in required]
     return found
 
 
@@ -222,6 +229,22 @@ def _component_limit(blocked: Blocked) -> dict[str, Any]:
     return wait | {"per_seconds": cap.per_us / SECOND_US, "at": _moment(blocked.next_us)}
 
 
+def _short(one: Short) -> dict[str, Any]:
+    """What steps of a RUNNING job wait for: {"kind": "resource", "resource", "need", "capacity", "free", "held_by",
+    "ahead", "since"}. "held_by" are ids of jobs whose steps occupy it, "ahead" of those that want it too and come
+    first, 10 at most each."""
+    return {
+        "kind": "resource",
+        "resource": one.resource,
+        "need": one.need,
+        "capacity": one.capacity,
+        "free": one.free,
+        "held_by": list(one.holders),
+        "ahead": list(one.ahead),
+        "since": as_datetime(one.since_us),
+    }
+
+
 def _slot(stored: StoredLimit) -> dict[str, Any]:
     """What a job over its limit waits for: {"kind": "limit", "key", "limit", "held_by"}: that one of the jobs that hold
     the slots of its key (None if the limit has none) gives its own back. "held_by" are ids, 10 at most."""
@@ -231,10 +254,28 @@ def _slot(stored: StoredLimit) -> dict[str, Any]:
 
 def _worker(state: JobState, workers: Sequence[StoredWorker]) -> dict[str, Any]:
     """What a QUEUED job waits for: {"kind": "worker", "components", "workers"}: one with one of these components (any
-    one if there are none), and how many such workers there are. "alone": True if it is run with nothing beside it."""
-    able = sum(1 for one in workers if one.info.max_jobs and serves(one.info.components, state.required))
-    wait = {"kind": "worker", "components": list(state.required), "workers": able}
+    one if there are none), and how many such workers there are. "alone": True if it is run with nothing beside it.
+    "resources" if no such worker has enough: see `_lacking`."""
+    offers = [one.info.offers for one in workers if one.info.max_jobs]
+    able = sum(serves(one, state.required) for one in offers)
+    wait: dict[str, Any] = {"kind": "worker", "components": components_of(state.required), "workers": able}
+    if not able and (lacking := _lacking(state.required, offers)):
+        wait["resources"] = lacking
     return wait | {"alone": True} if state.deaths >= SUSPECT_DEATHS else wait
+
+
+def _lacking(required: Sequence[str], offers: Sequence[Offers]) -> list[dict[str, Any]]:
+    """What is short where there are workers with the right components: {"resource", "need", "most"} for each resource
+    that none of them has enough of; "most" is what the one with the most has."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in required:
+        component, needs = parts_of(one)
+        having = [offer.capacities for offer in offers if component in offer.components]
+        for name, units in needs:
+            most = max((capacities.get(name, 0) for capacities in having), default=0)
+            if having and units > most:
+                found.setdefault(name, {"resource": name, "need": amount_of(units), "most": amount_of(most)})
+    return list(found.values())
 
 
 def _resource(resource: Resource) -> dict[str, Any]:
@@ -299,6 +340,7 @@ def worker_of(stored: StoredWorker) -> WorkerSummary:
         version=info.version,
         components=tuple(info.components),
         max_jobs=info.max_jobs,
+        resources=dict(info.resources),
         running_jobs=stored.jobs,
         started_at=as_datetime(stored.registered_us),
         heartbeat_at=as_datetime(stored.heartbeat_us),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from openagents_json.components import ComponentRegistry
 from openagents_json.errors import Problem
@@ -20,15 +20,16 @@ def check(
     definition: Definition | Workflow,
     components: ComponentRegistry | None = None,
     *,
-    resources: Collection[str] | None = None,
+    resources: Collection[str] | Mapping[str, float] | None = None,
     workflows: Workflows | None = None,
 ) -> list[Problem]:
     """Every problem of a definition (a dictionary, a file or a workflow), each with its JSON path; empty if none.
 
     `level` tells errors from warnings and notes; only errors keep a definition from running. With a registry of
     components, also what those say: unknown names, inputs that are missing, unknown or of the wrong type, fields that
-    outputs do not have. `resources` are the names that are declared, `workflows` the registry of child workflows; None:
-    not checked. Problems of a file have line and column. Never raises for what is wrong with a definition.
+    outputs do not have. `resources` are the names that are declared, or what one worker has of each, `workflows` the
+    registry of child workflows; None: not checked. Problems of a file have line and column. Never raises for what is
+    wrong with a definition.
     """
     reading = Reading("the definition", definition) if isinstance(definition, Workflow) else read(definition)
     examine_reading(reading, components, resources=resources, workflows=workflows)
@@ -39,7 +40,7 @@ def examine_reading(
     reading: Reading,
     components: ComponentRegistry | None,
     *,
-    resources: Collection[str] | None = None,
+    resources: Collection[str] | Mapping[str, float] | None = None,
     workflows: Workflows | None = None,
 ) -> Plan | None:
     """Add what is wrong with a definition's expressions, references, components and data flow to its shape's problems.

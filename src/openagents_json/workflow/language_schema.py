@@ -139,6 +139,9 @@ def _constrain_step(step: dict[str, Any]) -> None:
         if kind != "set":  # the only one that may be null
             _refuse_null(fields, kind)
     fields["parallel"]["propertyNames"]["not"] = {"pattern": f"^({RESERVED_BRANCHES.pattern})$"}
+    resources = fields["resources"]  # a pattern for the names alone would let others pass
+    [(pattern, resources["additionalProperties"])] = resources.pop("patternProperties").items()
+    resources["propertyNames"]["pattern"] = pattern
     step["oneOf"] = [{"required": [kind]} for kind in KINDS]
     step["allOf"] = [_rule(kind, list(fields)) for kind in KINDS]
     step["allOf"] += [

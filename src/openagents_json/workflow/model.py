@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from openagents_json import amounts
+from openagents_json.resources import MAX_AMOUNT, NAME, NAME_CHARACTERS, NEEDED_RESOURCES
 from openagents_json.workflow import limits
 
 Seconds = Annotated[float, Field(gt=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
 Delay = Annotated[float, Field(ge=0, le=limits.MAX_SECONDS, allow_inf_nan=False)]
 JobCount = Annotated[int, Field(ge=1, le=limits.CONCURRENT_JOBS)]
-Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=MAX_AMOUNT, allow_inf_nan=False)]
+ResourceName = Annotated[str, Field(pattern=f"^{NAME}$", max_length=NAME_CHARACTERS)]
 StepId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=limits.ID_CHARACTERS)]
 StepKind = Literal["component", "set", "foreach", "repeat", "switch", "parallel", "wait", "signal", "workflow", "raise"]
 
@@ -131,7 +133,7 @@ class Step(_Model):
     isolation: Literal["inline", "thread", "process"] | None = None
     effect: Literal["once"] | None = None
     preemptible: bool = False
-    resources: dict[Annotated[str, Field(max_length=limits.ID_CHARACTERS)], Amount] = _empty(dict)
+    resources: Annotated[dict[ResourceName, Amount], Field(max_length=NEEDED_RESOURCES)] = _empty(dict)
 
     set: Any = None
 

@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from openagents_json.errors import Problem
+from openagents_json.resources import occupied, requirement, shortened
 from openagents_json.workflow.expressions import Template
 from openagents_json.workflow.inputs import PayloadSchema
 from openagents_json.workflow.model import Step, Workflow
 from openagents_json.workflow.problems import member_path, shown
-
-MAX_FIRST = 64  # of more components that a job could begin with none is named
 
 
 @dataclass(eq=False, slots=True)
@@ -128,13 +127,15 @@ class Plan:
 
     @cached_property
     def first_components(self) -> tuple[str, ...]:
-        """A new job needs a worker with one of these, sorted; every worker can begin it if there are none."""
-        names = set()
+        """A new job needs a worker that meets one of these requirements, sorted; every worker can begin it if there are
+        none. What components say that they occupy is not in them."""
+        required = set()
         for node in (self.root.nodes[index] for index in self.root.starts):
             if node.component is None or not node.component.is_constant or node.condition is not None:
                 return ()
-            names.add(str(node.component.source))
-        return tuple(sorted(names)) if len(names) <= MAX_FIRST else ()
+            required.add(requirement(str(node.component.source), occupied(node.step.resources)))
+        known = shortened(required)
+        return tuple(known) if len(known) == len(required) else ()  # of too many none is named: any worker sees to it
 
     def holds_secret(self, template: Template) -> bool:
         """Whether a value would hold a secret once rendered: then only its source may be recorded."""

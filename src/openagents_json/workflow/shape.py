@@ -254,6 +254,7 @@ _BOUNDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "finite_number": lambda c: "It must be a finite number.",
     "string_too_long": lambda c: f"It may have {c['max_length']} characters at most.",
     "too_short": lambda c: "It must not be empty.",
+    "too_long": lambda c: f"It may have {c['max_length']} entries at most.",
 }
 _PATTERNS = {
     "id": "An id starts with a letter or _ and goes on with letters, digits, _ or - (no spaces).",
@@ -285,6 +286,8 @@ def _translate(details: list[ErrorDetails], document: dict[str, Any], problems: 
 
 def _sentence(error: ErrorDetails, field: str) -> str:
     context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
+        return "A name of a resource is letters, digits, _, - and . (no spaces), and does not begin with a digit."
     if error["type"] in _BOUNDS:
         return _BOUNDS[error["type"]](context)
     if error["type"] == "string_pattern_mismatch":

@@ -117,6 +117,7 @@ class Drive:
         self.spawn: Spawn = no_children
         self.granted = granted
         self.missing: set[str] = set()  # components that the worker does not have
+        self.out_of_reach: dict[str, str] = {}  # what steps require that need more than the worker has, by step id
         if claim and start:
             self.claim()
 
@@ -137,6 +138,7 @@ class Drive:
             cleanup_us=self.cleanup_us,
             has=lambda component: component not in self.missing,
             granted=self.granted,
+            out_of_reach=lambda component, node: self.out_of_reach.get(node.id),
         )
         assert not (was_final and decision.events), "a final state changed"
         self.history += decision.events

@@ -99,3 +99,31 @@ def test_cancel_of_a_job_that_nobody_can_serve_needs_no_component() -> None:
     if drive.status == JobStatus.QUEUED:
         drive.claim()
     assert drive.status == JobStatus.CANCELLED
+
+
+def test_step_that_needs_more_than_the_worker_has_goes_elsewhere_with_what_it_requires() -> None:
+    drive = Drive(flow(step("s", "a"), step("t", "b", resources={"gpu": 4})), claim=False)
+    drive.out_of_reach = {"t": 'b {"gpu":4}'}
+    drive.claim()
+    drive.succeed("s")
+    assert (drive.status, drive.called, moved(drive)) == (JobStatus.QUEUED, ["s"], [['b {"gpu":4}']])
+    drive.out_of_reach = {}
+    drive.claim()
+    assert (drive.called, drive.state.required) == (["s", "t"], ())
+
+
+def test_worker_that_lacks_the_component_says_what_the_step_occupies() -> None:
+    drive = Drive(flow(step("s", "a"), step("t", "b", resources={"gpu": 0.5, "cpu_s": 9})), claim=False)
+    drive.missing = {"b"}
+    drive.claim()
+    drive.succeed("s")
+    assert moved(drive) == [['b {"gpu":0.5}']]
+
+
+def test_steps_of_one_component_may_be_here_and_elsewhere() -> None:
+    drive = Drive(flow(step("s", "a", needs=[]), step("t", "a", needs=[]), step("u", "a", needs=[])), claim=False)
+    drive.out_of_reach = {"t": 'a {"gpu":4}', "u": 'a {"gpu":8}'}
+    drive.claim()
+    assert (drive.status, drive.called) == (JobStatus.RUNNING, ["s"])
+    drive.succeed("s")
+    assert (drive.status, moved(drive)) == (JobStatus.QUEUED, [['a {"gpu":4}', 'a {"gpu":8}']])

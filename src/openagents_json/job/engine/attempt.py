@@ -16,6 +16,8 @@ import pydantic
 
 from openagents_json.components import Component, Isolation, StepContext
 from openagents_json.errors import FatalError, InvalidInputs, OpenAgentsError, RetryableError, StepFailure
+from openagents_json.job.engine.admission import Grant
+from openagents_json.job.engine.capacities import CallLimits
 from openagents_json.job.engine.code import Code, start_code
 from openagents_json.job.machine import AttemptFailed, AttemptStopped, AttemptSucceeded, Happening, StepRun, Stop
 from openagents_json.job.model import ErrorInfo
@@ -49,7 +51,8 @@ class Attempt:
         report: Callable[[Attempt, Happening], None],
         ended: Callable[[Attempt], None],
         output: OutputBuffer | None,
-        resources: Mapping[str, float],
+        limits: CallLimits,
+        grant: Grant,
     ) -> None:
         self.path = run.path
         self.token = run.token
@@ -57,6 +60,7 @@ class Attempt:
         self.context = context
         self.component = component
         self.isolation = isolation
+        self.grant = grant  # what it occupies until its code has ended
         self.is_abandoned = False
         self._worker = worker
         self._timeout_s = timeout_s
@@ -64,7 +68,7 @@ class Attempt:
         self._report = report  # called once: what became of the attempt
         self._ended = ended  # called once, when the code has really ended
         self._output = output  # takes what the component prints and logs; None: nobody does
-        self._resources = resources
+        self._limits = limits
         self._code: Code | None = None
         self._timer: Any = None
         self._told_us: int | None = None  # when it was first told to stop
@@ -84,7 +88,7 @@ class Attempt:
         try:
             _check_size(inputs)
             self._code = start_code(
-                self._worker, self.component, self.isolation, inputs, self.context, self._resources, self._output
+                self._worker, self.component, self.isolation, inputs, self.context, self._limits, self._output
             )
         except Exception as error:
             self._finish(self._failure(error))

@@ -13,7 +13,9 @@ from openagents_json.clock import SECOND_US
 from openagents_json.components import Isolation, StepContext
 from openagents_json.components import Resource as Held
 from openagents_json.errors import ComponentError, ExpressionError, FatalError
+from openagents_json.job.engine.admission import Grant
 from openagents_json.job.engine.attempt import Attempt
+from openagents_json.job.engine.capacities import CallLimits
 from openagents_json.job.engine.link import AttemptLink, Spend, Track
 from openagents_json.job.machine import (
     AttemptFailed,
@@ -52,6 +54,7 @@ def make_attempt(
     worker: Worker,
     state: JobState,
     run: StepRun,
+    grant: Grant,
     report: Callable[[Attempt, Happening], None],
     ended: Callable[[Attempt], None],
     track: Track,
@@ -75,13 +78,17 @@ def make_attempt(
         clock=worker.clock,
     )
     isolation = worker.isolation_of(name, node)
-    resources = {**component.resources, **node.step.resources}
-    return Attempt(worker, run, context, component, isolation, timeout_s, secrets, report, ended, output, resources)
+    resources = component.resources
+    if node.step.resources:
+        resources = {**resources, **node.step.resources}
+    limits = CallLimits.of(resources, timeout_s)
+    return Attempt(worker, run, context, component, isolation, timeout_s, secrets, report, ended, output, limits, grant)
 
 
 def make_release(
     worker: Worker,
     of: ReleaseOf,
+    grant: Grant,
     timeout_s: float,
     report: Callable[[Attempt, Happening], None],
 ) -> Attempt:
@@ -106,7 +113,7 @@ def make_release(
     isolation = worker.isolation_of(of.release, None)
     return Attempt(
         worker, run, context, component, isolation, timeout_s, {}, report, worker.code_ended, output,
-        component.resources,
+        CallLimits.of(component.resources, timeout_s), grant,
     )  # fmt: skip
 
 
@@ -124,10 +131,11 @@ async def release_leak(worker: Worker, leak: StoredLeak) -> bool:
         leak.job_id, leak.workflow_id, leak.path, leak.resource_id, leak.tries + 1, 0, leak.release, leak.inputs
     )
     ended: asyncio.Future[Happening] = worker.loop.create_future()
-    worker.slots.take_anyway(worker.isolation_of(leak.release, None))
+    grant = worker.admission.take_anyway(worker.needs_of(leak.release, None), leak.job_id)
     attempt = make_release(
         worker,
         of,
+        grant,
         worker.settings.cleanup_timeout_s,
         lambda attempt, happening: None if ended.done() else ended.set_result(happening),
     )

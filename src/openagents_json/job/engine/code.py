@@ -26,9 +26,10 @@ from openagents_json.components import (
 )
 from openagents_json.components.output import level_line, sink
 from openagents_json.job.engine import capture
+from openagents_json.job.engine.capacities import CallLimits
 from openagents_json.job.engine.processes import LogLine, ProcessCall
 from openagents_json.jsondata import plain
-from openagents_json.workflow import limits
+from openagents_json.workflow.limits import INPUTS_BYTES
 
 if TYPE_CHECKING:
     from openagents_json.job.engine.output import OutputBuffer
@@ -58,12 +59,12 @@ def start_code(
     isolation: Isolation,
     inputs: Mapping[str, Any],
     context: StepContext,
-    resources: Mapping[str, float],
+    limits: CallLimits,
     output: OutputBuffer | None,
 ) -> Code:
     """Make the call. `InvalidInputs`, or `InvalidComponent` if no process can run it."""
     if isolation == "process":
-        return ProcessCode(worker, component, inputs, context, resources, output)
+        return ProcessCode(worker, component, inputs, context, limits, output)
     call = component.prepare(inputs, context, worker.instances)
     if output is not None:
         capture.ensure()
@@ -119,15 +120,14 @@ class ProcessCode:
         component: Component,
         inputs: Mapping[str, Any],
         context: StepContext,
-        resources: Mapping[str, float],
+        limits: CallLimits,
         output: OutputBuffer | None,
     ) -> None:
-        memory_mb, cpu_s = resources.get("memory_mb"), resources.get("cpu_s")
         self._output = output
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")}
         call = ProcessCall(
             reference_to(component),
-            plain(inputs, limit_bytes=limits.INPUTS_BYTES)[0],
+            plain(inputs, limit_bytes=INPUTS_BYTES)[0],
             context.job_id,
             context.workflow_id,
             context.step,
@@ -137,8 +137,8 @@ class ProcessCode:
             context.deadline_us,
             link=context.link,
             on_output=self._keep,
-            memory_mb=None if memory_mb is None else int(memory_mb),
-            cpu_s=cpu_s,
+            memory_mb=limits.memory_mb,
+            cpu_s=limits.cpu_s,
         )
         self._run = worker.processes.submit(call)
         self.done: asyncio.Future[Any] = self._run.done

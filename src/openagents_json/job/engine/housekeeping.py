@@ -49,7 +49,7 @@ class Housekeeping:
         leaks = await worker.store.list_leaks(self._last_leak, LEAKS_AT_ONCE)
         for leak in leaks:
             self._last_leak = leak.key
-            if leak.release in worker.components and worker.slots.has(worker.isolation_of(leak.release, None)):
+            if leak.release in worker.components and worker.admission.fits(worker.needs_of(leak.release, None)):
                 is_gone = await release_leak(worker, leak)
                 what = "was released" if is_gone else "still cannot be released"
                 logger.info("leak %d (%s) of job %s %s", leak.key, leak.name, leak.job_id, what)

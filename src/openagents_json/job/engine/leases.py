@@ -19,7 +19,7 @@ Should both fail, the epoch still protects the job: whoever has an old one canno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from openagents_json.errors import LeaseLost
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
+from openagents_json.resources import Offers
 
 # A transaction whose connection was lost may still be on its way to the server, or wait there for the disk, and be
 # committed after we have looked. So it is looked for so often, once in `worker.RECOVER_S`: for 30 s, which is longer
@@ -51,7 +52,7 @@ class Leases:
 
     # ── the verbs that begin a lease; as those of the store ───────────────────────────────────────────────────────
 
-    async def claim(self, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False) -> list[Claim]:
+    async def claim(self, limit: int, offers: Offers | None = None, *, suspects: bool = False) -> list[Claim]:
         return await self._ask(self._store.claim(self._worker, limit, offers, suspects=suspects), _all)
 
     async def hold(self, job_id: str, request: Request) -> Held | None:

@@ -12,8 +12,9 @@ most `max_preemptions` times.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from openagents_json.job.engine.place import Standing
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.records import Waiting
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
 RECONSIDER_S = 1.0  # how often it is looked again: who runs would stand further back in the queue as time goes by
 
 T = TypeVar("T")
-
-
-class Standing(NamedTuple):
-    """How a running job stands against those that wait."""
-
-    rank: int
-    sort_at: int  # its virtual arrival time if it went back into the queue now
-    preempted: int  # how often it has made room before
 
 
 def may_yield(running: Standing, waiting: Waiting, max_preemptions: int) -> bool:
@@ -58,15 +51,15 @@ class Preemption:
     async def make_room(self) -> None:
         """Every job slot is taken: let a job yield to the first in the queue, if it may."""
         worker = self._worker
-        if not worker.settings.max_preemptions or not any(runner.standing for runner in worker.runners.values()):
+        if not worker.settings.max_preemptions or not any(runner.if_it_yielded for runner in worker.runners.values()):
             return
         waiting = await worker.store.first_waiting(worker.offers)
         if waiting is None or waiting.room_by == worker.id:
             return
-        running = ((runner, runner.standing) for runner in worker.runners.values())
+        running = ((runner, runner.if_it_yielded) for runner in worker.runners.values())
         able = ((runner, standing) for runner, standing in running if standing is not None)
         runner = who_yields(able, waiting, worker.settings.max_preemptions)
-        if runner is not None and await worker.store.make_room(waiting.job_id, worker.id) and runner.standing:
+        if runner is not None and await worker.store.make_room(waiting.job_id, worker.id) and runner.if_it_yielded:
             self._asked[waiting.job_id] = runner
             runner.make_room_for(waiting.job_id)
 

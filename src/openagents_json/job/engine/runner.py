@@ -22,11 +22,14 @@ from openagents_json.errors import (
     RequestsPending,
     StoreUnavailable,
 )
+from openagents_json.job.engine.abandoning import Abandoned
+from openagents_json.job.engine.admission import Grant
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
 from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
-from openagents_json.job.engine.preemption import Standing
+from openagents_json.job.engine.place import JobPlace, Standing
+from openagents_json.job.engine.slots import Slots
 from openagents_json.job.engine.spending import Spending
 from openagents_json.job.engine.tracking import Tracking
 from openagents_json.job.events import Event
@@ -46,9 +49,8 @@ from openagents_json.job.machine import (
     encode_snapshot,
     next_due_us,
 )
-from openagents_json.job.model import FINAL, JobPriority, JobStatus
+from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.records import Claim, NewJob, Request, row_of
-from openagents_json.workflow.plan import Node
 
 if TYPE_CHECKING:
     from openagents_json.job.engine.worker import Worker
@@ -59,6 +61,7 @@ First = asyncio.Future[Decision]  # the outcome of the first turn of a runner, o
 
 SNAPSHOT_EVENTS = 1_000  # a running job gets a snapshot each time it has so many new events
 RELEASE_SNAPSHOT_EVENTS = 200  # and when its lease ends with so many: shorter histories fold as fast as they load
+LAST_HANDLE = 2**63 - 1  # behind every handle of a store
 
 
 class JobIsThere(Exception):
@@ -101,15 +104,17 @@ class Runner:
         self._inbox_changed = False
         self._requests: dict[int, Request] = {}  # taken in and not drained yet, by sequence
         self._released: Released | None = None  # the job is to be given back
-        self._sort_at = claim.sort_at
-        self._rank = JobPriority(state.priority).rank  # that `_sort_at` is of
-        self._came_us = worker.clock.now_us()
-        # Abandoned attempts as (path, number), to count each out of the row once, after it was counted in.
-        self._counted_abandoned: set[tuple[str, int]] = set()  # their event is committed, their code still runs
-        self._ended_abandoned: set[tuple[str, int]] = set()  # their code has ended, their event is not committed
+        self._place = JobPlace(claim, state, worker.clock)
+        self._abandoned = Abandoned(worker.thread_counted, partial(worker.thread_ended, self.job_id))
         self._spending = Spending(self, worker.clock, worker.loop.call_soon_threadsafe)
         self._timer: Any = None
+        self._grants: tuple[list[Grant], list[Grant]] = ([], [])  # of the last turn: for its calls and its releases
         self._take_requests(claim.requests)
+
+    @property
+    def standing(self) -> tuple[int, int]:
+        """Its place among the jobs whose steps wait for resources; of two that stand alike, the older one is first."""
+        return self.sort_at, self.claim.handle if self._new is None else LAST_HANDLE
 
     @property
     def has_let_go(self) -> bool:
@@ -118,20 +123,17 @@ class Runner:
 
     @property
     def sort_at(self) -> int:
-        """The job's place among all: its virtual arrival time when it was taken, by the priority that it has now."""
-        ranks = JobPriority(self.state.priority).rank - self._rank
-        return self._sort_at - ranks * round(self._worker.store.aging_s * SECOND_US)
+        """Its place among all jobs."""
+        return self._place.sort_at(self.state, self._worker.store.aging_s)
 
     @property
-    def standing(self) -> Standing | None:
-        """How the job stands against those that wait; None if it may not make room for one: it is on its way out, or
-        about to begin."""
+    def if_it_yielded(self) -> Standing | None:
+        """How it would stand in the queue; None if it may not make room: it is on its way out, or about to begin."""
         state = self.state
         is_leaving = state.pause_requested or state.cancel is not None or state.outcome is not None
         if self._released is not None or is_leaving or self._status != JobStatus.RUNNING:
             return None
-        rank, here_us = JobPriority(state.priority).rank, self._worker.clock.now_us() - self._came_us
-        return Standing(rank, self.sort_at + max(here_us, 0), state.preempted)
+        return self._place.in_queue(state, self._worker.store.aging_s, self._worker.clock.now_us())
 
     @property
     def made_room(self) -> bool:
@@ -209,7 +211,7 @@ class Runner:
                 is_held_up = self.state.pause_requested or self._released is not None
                 self._worker.grants.keep(self, () if is_held_up else self.state.startable)
                 self._set_timer()
-                self._worker.offer_slot()
+                self._worker.offer_slots()
         except LeaseLost as lost:
             logger.warning("lost job %s: %s", self.job_id, lost, extra={"job_id": self.job_id})
             self.stop_attempts("lost_lease", 0.0)
@@ -219,9 +221,9 @@ class Runner:
             if self._new is None:  # else nobody was told of a job
                 raise
         finally:
-            self._worker.slots.forget(self)
+            self._worker.admission.forget(self)
             self._worker.grants.keep(self, ())
-            self._worker.offer_slot()
+            self._worker.offer_slots()
             if self._timer is not None:
                 self._timer.cancel()
             self._spending.stop()
@@ -261,18 +263,25 @@ class Runner:
         start, it decides again without that child."""
         rooms: Rooms = {}
         while True:
-            decision = decide(
-                self.state,
-                happenings,
-                now_us=self._worker.clock.now_us(),
-                random=self._worker.random,
-                admit=self._admit,
-                spawn=ChildrenWithin(self._spawn, rooms),
-                linger_us=self._worker.linger_us,
-                cleanup_us=self._worker.cleanup_us,
-                has=self._worker.may_start,
-                granted=partial(self._worker.grants.may_begin, self),
-            )
+            slots = Slots(self._worker, self)
+            try:
+                decision = decide(
+                    self.state,
+                    happenings,
+                    now_us=self._worker.clock.now_us(),
+                    random=self._worker.random,
+                    admit=slots.admit,
+                    spawn=ChildrenWithin(self._spawn, rooms),
+                    linger_us=self._worker.linger_us,
+                    cleanup_us=self._worker.cleanup_us,
+                    has=self._worker.may_start,
+                    granted=partial(self._worker.grants.may_begin, self),
+                    out_of_reach=slots.out_of_reach,
+                )
+            except BaseException:
+                slots.give_back()
+                raise
+            self._grants = slots.calls, slots.releases  # not the slots themselves, which refer to us
             for request, refusal in decision.refused:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
             if not decision.events and not self._requests:
@@ -283,22 +292,14 @@ class Runner:
                 await self._commit(decision)
                 return decision
             except (RequestsPending, LimitReached) as refusal:
-                self._give_slots_back(decision)
+                slots.give_back()
                 if isinstance(refusal, LimitReached):
                     rooms[refusal.key] = refusal, children_before(decision, refusal)
                 others = [one for one in happenings if not isinstance(one, Requested)]
                 happenings = [*others, *await self._reload()]
             except BaseException:
-                self._give_slots_back(decision)
+                slots.give_back()
                 raise
-
-    def _give_slots_back(self, decision: Decision) -> None:
-        """Its calls took slots and will never be made."""
-        for call in decision.calls:
-            run = call.run
-            self._worker.free_slot(self._worker.isolation_of(run.component or "", self.state.node(run)))
-        for resource in decision.releases:
-            self._worker.free_slot(self._worker.isolation_of(resource.release, None))
 
     async def _commit(self, decision: Decision) -> None:
         began_s = self._worker.loop.time()
@@ -312,8 +313,10 @@ class Runner:
             self._unpublished = ()
         self._worker.published(self.state, decision)
         for event in decision.events:
+            if event.type == "job.priority_changed":
+                self._worker.admission.reorder(self)
             if event.data.get("abandoned"):
-                self._count_abandoned((event.data["path"], event.data["attempt"]))
+                self._abandoned.committed((event.data["path"], event.data["attempt"]))
 
     async def _create(self, new: NewJob, decision: Decision) -> bool:
         """Write the job, and what its first turn decided as well if that is nothing but events; whether it was."""
@@ -325,6 +328,7 @@ class Runner:
         if claim is None:
             raise JobIsThere
         self._new, self.claim = None, claim
+        self._worker.admission.reorder(self)
         self._unpublished = new.events
         if not is_whole:
             self._note_first(decision)  # it is accepted; what follows is nobody's to wait for
@@ -367,9 +371,6 @@ class Runner:
     def _spawn(self, spec: ChildSpec) -> Child:
         return self._worker.spawn_child(self.state.plan, spec)
 
-    def _admit(self, component: str, node: Node | None) -> bool | None:
-        return self._worker.take_slot(component, node, self)
-
     def _carry_out(self, decision: Decision) -> None:
         for run, reason in decision.stops:
             if (attempt := self._attempts.get(run.path)) is not None:
@@ -380,23 +381,23 @@ class Runner:
         if any(event.type == "job.cancel_requested" and event.data["force"] for event in decision.events):
             for attempt in list(self._attempts.values()):  # also those that a gentle cancel has told before
                 attempt.kill("force_cancelled")
-        for call in decision.calls:
-            self._call(call)
-        for resource in decision.releases:
-            self._release(resource)
+        calls, releases = self._grants
+        for call, grant in zip(decision.calls, calls, strict=True):
+            self._call(call, grant)
+        for resource, grant in zip(decision.releases, releases, strict=True):
+            self._release(resource, grant)
         for answer in decision.answers:
             self._tracking.answer(answer)
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: Call, grant: Grant) -> None:
         spend = partial(self._spending.report, (call.run.path, call.run.token))
-        attempt = make_attempt(
-            self._worker, self.state, call.run, self._ended, self._code_ended, self._tracking.tracker(call.run), spend
-        )
+        track = self._tracking.tracker(call.run)
+        attempt = make_attempt(self._worker, self.state, call.run, grant, self._ended, self._code_ended, track, spend)
         self._attempts[attempt.path] = attempt
         self._worker.grants.begin(attempt, self)
         begin_attempt(self._worker, self.state, call, attempt)
 
-    def _release(self, resource: Resource) -> None:
+    def _release(self, resource: Resource, grant: Grant) -> None:
         def report(attempt: Attempt, happening: Happening) -> None:
             del self._releases[resource.id]
             self.tell(release_ended(resource.id, token, happening))
@@ -407,7 +408,7 @@ class Runner:
             resource.inputs,
         )  # fmt: skip
         left_s = max((resource.deadline_us - self._worker.clock.now_us()) / SECOND_US, 0.0)
-        attempt = self._releases[resource.id] = make_release(self._worker, of, left_s, report)
+        attempt = self._releases[resource.id] = make_release(self._worker, of, grant, left_s, report)
         begin_release(self._worker, of, attempt)
 
     def _ended(self, attempt: Attempt, happening: Happening) -> None:
@@ -420,21 +421,7 @@ class Runner:
     def _code_ended(self, attempt: Attempt) -> None:
         self._worker.code_ended(attempt)
         if attempt.is_abandoned:
-            which = attempt.path, attempt.number
-            if which in self._counted_abandoned:
-                self._counted_abandoned.remove(which)
-                self._worker.thread_ended(self.job_id)
-            else:
-                self._ended_abandoned.add(which)
-
-    def _count_abandoned(self, which: tuple[str, int]) -> None:
-        """The row counts an abandoned attempt from now on, until its code ends; perhaps it has already."""
-        self._worker.thread_counted()
-        if which in self._ended_abandoned:
-            self._ended_abandoned.remove(which)
-            self._worker.thread_ended(self.job_id)
-        else:
-            self._counted_abandoned.add(which)
+            self._abandoned.ended((attempt.path, attempt.number))
 
     def _set_timer(self) -> None:
         """Wake up for the next attempt that is due, if the job only waits for that."""

@@ -1,79 +1,57 @@
-"""Admission: how many steps run at a time, and who is next when a slot is free. Pure bookkeeping."""
+"""The slots of one turn of a job: what it asks admission for, and what it was given until its calls are made."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING
 
-from openagents_json.components import Isolation
+from openagents_json.job.engine.admission import Asking, Grant, Needs
+from openagents_json.job.machine import NONE_ALIKE, NoneAlike
+from openagents_json.workflow.plan import Node
 
-Waiter = TypeVar("Waiter")
+if TYPE_CHECKING:
+    from openagents_json.job.engine.runner import Runner
+    from openagents_json.job.engine.worker import Worker
 
-MAX_ABANDONED = 8  # abandoned threads of a manager; with more, no thread step starts
 
+class Slots:
+    """Made for each time that the machine decides; `admit` is what it asks."""
 
-@dataclass(slots=True)
-class Slots(Generic[Waiter]):
-    """Slots for steps, and among them threads and processes. A slot is given back only when its code is known to have
-    ended."""
+    def __init__(self, worker: Worker, runner: Runner) -> None:
+        self._worker = worker
+        # None: nothing begins while our leases may end. When they are sure again, every runner looks again.
+        self._asking: Asking[Runner] | None = None
+        if worker.is_lease_sure:
+            self._asking = worker.admission.ask(runner, worker.clock.now_us())
+        self.calls: list[Grant] = []  # for the calls that are decided, in their order
+        self.releases: list[Grant] = []  # and for the releases
+        # What was found out in this turn, by component and step: a job may have thousands of one kind.
+        self._kinds: dict[tuple[str, Node], tuple[Needs, str | None]] = {}  # needs, and what is out of reach of them
 
-    steps: int
-    limits: dict[Isolation, int]  # of the kinds that are short, such as threads
-    steps_used: int = 0
-    used: Counter[Isolation] = field(default_factory=Counter)  # by kind; abandoned ones included: they still run
-    abandoned: int = 0  # threads
-    # Jobs with steps that found no slot, in order; each stands in one of them.
-    _waiting: dict[Waiter, None] = field(default_factory=dict)  # there was no slot at all
-    _waiting_for: dict[Isolation, dict[Waiter, None]] = field(default_factory=dict)  # only that kind was short
+    def out_of_reach(self, component: str, node: Node) -> str | None:
+        """What a step requires of another worker, if this one will never have enough for it."""
+        return self._kind(component, node)[1]
 
-    def take(self, isolation: Isolation, waiter: Waiter) -> bool | None:
-        """True takes a slot. Otherwise the waiter is remembered: False means that only this kind is short, None that
-        there is no slot at all."""
-        if self.steps_used >= self.steps:
-            for waiting in self._waiting_for.values():
-                waiting.pop(waiter, None)
-            self._waiting.setdefault(waiter)
+    def admit(self, component: str, node: Node | None) -> bool | NoneAlike | None:
+        """Whether a step (a release, without a node) may start: True takes what it needs. NONE_ALIKE: none like it now,
+        since those need the same. None: no step at all."""
+        if self._asking is None:
             return None
-        if not self.has(isolation):
-            self._waiting_for.setdefault(isolation, {}).setdefault(waiter)
-            return False
-        self.used[isolation] += 1
-        self.steps_used += 1
+        needs = self._worker.needs_of(component, None) if node is None else self._kind(component, node)[0]
+        verdict = self._asking.take(needs)
+        if verdict.grant is None:
+            return None if verdict.is_full else NONE_ALIKE
+        (self.releases if node is None else self.calls).append(verdict.grant)
         return True
 
-    def take_anyway(self, isolation: Isolation) -> None:
-        """A slot beyond the limits if need be: for what a person asks for by hand."""
-        self.used[isolation] += 1
-        self.steps_used += 1
+    def _kind(self, component: str, node: Node) -> tuple[Needs, str | None]:
+        known = self._kinds.get((component, node))
+        if known is None:
+            needs = self._worker.needs_of(component, node)
+            known = self._kinds[component, node] = needs, self._worker.out_of_reach(component, node, needs)
+        return known
 
-    def has(self, isolation: Isolation) -> bool:
-        """Whether one more of that kind may run."""
-        if isolation == "thread" and self.abandoned >= MAX_ABANDONED:
-            return False
-        limit = self.limits.get(isolation)
-        return limit is None or self.used[isolation] < limit
-
-    def give_back(self, isolation: Isolation) -> None:
-        """A step's code has ended."""
-        self.steps_used -= 1
-        self.used[isolation] -= 1
-
-    def next_waiter(self) -> Waiter | None:
-        """Who waits longest for a slot that is free now; it is forgotten that it waits. None when there is nobody.
-
-        To be asked again after each turn: who is woken may not need the slot any more, and it is the next one's then.
-        """
-        if self.steps_used >= self.steps:
-            return None
-        kinds = (waiting for kind, waiting in self._waiting_for.items() if waiting and self.has(kind))
-        waiting = next(kinds, self._waiting)
-        waiter = next(iter(waiting), None)
-        if waiter is not None:
-            del waiting[waiter]
-        return waiter
-
-    def forget(self, waiter: Waiter) -> None:
-        self._waiting.pop(waiter, None)
-        for waiting in self._waiting_for.values():
-            waiting.pop(waiter, None)
+    def give_back(self) -> None:
+        """The calls will never be made."""
+        for grant in [*self.calls, *self.releases]:
+            self._worker.give_back(grant)
+        self.calls, self.releases = [], []

@@ -31,7 +31,9 @@ from openagents_json.components import (
 from openagents_json.errors import ComponentNotFound, LeaseLost, StoreError, StoreUnavailable
 from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
+from openagents_json.job.engine.admission import Admission, Grant, Needs, Short
 from openagents_json.job.engine.attempt import Attempt
+from openagents_json.job.engine.capacities import capacities_of, needs_of
 from openagents_json.job.engine.grants import Grants
 from openagents_json.job.engine.heart import STOP_BEFORE, Heart
 from openagents_json.job.engine.housekeeping import Housekeeping
@@ -45,7 +47,6 @@ from openagents_json.job.engine.processes import ProcessPool
 from openagents_json.job.engine.queue import KnownQueue
 from openagents_json.job.engine.runner import First, Runner
 from openagents_json.job.engine.settle import Settler
-from openagents_json.job.engine.slots import Slots
 from openagents_json.job.engine.states import KnownStates
 from openagents_json.job.engine.threads import Threads
 from openagents_json.job.events import Event
@@ -64,6 +65,7 @@ from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, NewJob, WorkerInfo, first_claim
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
+from openagents_json.resources import PROCESSES, THREADS, Offers, had, occupied, requirement
 from openagents_json.settings import Settings
 from openagents_json.version import VERSION
 from openagents_json.workflow import Retry, SecretProvider
@@ -118,9 +120,8 @@ class Worker:
         self.longest_linger_s = max(settings.linger_s, 1.0)  # then a job that lingers looks: the clock may be set back
         self.cleanup_us = round(settings.cleanup_timeout_s * SECOND_US)
         self.runners: dict[str, Runner] = {}  # jobs whose lease we have, by id
-        self.slots: Slots[Runner] = Slots(
-            settings.max_steps, {"thread": settings.max_threads, "process": settings.max_processes}
-        )
+        self.capacities = capacities_of(settings)
+        self.admission: Admission[Runner] = Admission({name: had(amount) for name, amount in self.capacities.items()})
         self.store_error: StoreUnavailable | None = None  # the last one, until the store works again
         self.gives_up_on_store = False  # set when stopping has waited long enough
         self.is_lease_sure = True  # False: our leases may end, so no step begins
@@ -153,7 +154,7 @@ class Worker:
         self._was_changed = False  # others had written at the last poll
         self._captures = False  # what components print: from start to stop, if the settings say so
         self._registered = 0  # how many components there were when the store heard of us
-        self._known_offers: tuple[int, frozenset[str]] = (0, frozenset())  # how many there were, and their names
+        self._known_offers: tuple[int, Offers] = (-1, Offers())  # how many there were, and what we have
         self._retries: dict[str, Retry] = {}  # components' own policies, parsed
         self._heart: Heart | None = None  # renews our leases, where time is real
         self._suspect: Claim | None = None  # a job that is run alone, or will be when nothing else runs
@@ -175,7 +176,7 @@ class Worker:
     async def _start_up(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.gives_up_on_store = False
-        self.threads = Threads(self.settings.max_threads)
+        self.threads = Threads(int(self.capacities[THREADS]))
         self.instances = AgentInstances()
         began_s = self.loop.time()
         await self._register()
@@ -226,8 +227,8 @@ class Worker:
     def processes(self) -> ProcessPool:
         """The pool of processes; made in the event loop, whose thread lives as long as they do."""
         if self._processes is None:
-            settings = self.settings
-            self._processes = ProcessPool(limit=settings.max_processes, calls_per_process=settings.calls_per_process)
+            limit, calls = int(self.capacities[PROCESSES]), self.settings.calls_per_process
+            self._processes = ProcessPool(limit=limit, calls_per_process=calls)
         return self._processes
 
     def _warm(self) -> None:
@@ -397,14 +398,14 @@ class Worker:
 
     def note_abandoned(self, attempt: Attempt) -> None:
         if attempt.isolation == "thread":
-            self.slots.abandoned += 1
+            self.admission.abandoned += 1
 
     def code_ended(self, attempt: Attempt) -> None:
         """The code of an attempt has really ended: its slot is free."""
         if attempt.is_abandoned and attempt.isolation == "thread":
-            self.slots.abandoned -= 1
+            self.admission.abandoned -= 1
         self.grants.code_ended(attempt)
-        self.free_slot(attempt.isolation)
+        self.give_back(attempt.grant)
 
     def thread_counted(self) -> None:
         """A row counts an abandoned attempt from now on."""
@@ -415,25 +416,39 @@ class Worker:
         self._threads_left -= 1
         self.spawn(self._thread_ended(job_id), f"thread of {job_id} ended")
 
-    def take_slot(self, component: str, node: Node | None, runner: Runner) -> bool | None:
-        """A slot for a step or a release, as `Slots.take` says; none while our leases may end."""
-        if not self.is_lease_sure:
-            return None  # when they are sure again, every runner looks again
-        return self.slots.take(self.isolation_of(component, node), runner)
+    def needs_of(self, component: str, node: Node | None) -> Needs:
+        """What a step occupies: what its component says, and over that what the step says. A release, without a node,
+        has to run here, so it needs no more than there is."""
+        found = self.component_or_missing(component)
+        if node is None:
+            return self.admission.within(needs_of(found.isolation, found.resources))
+        step = node.step
+        resources = {**found.resources, **step.resources} if step.resources else found.resources
+        return needs_of(step.isolation or found.isolation, resources)
 
     def may_start(self, component: str) -> bool:
         """Whether attempts of a component may begin here: it is here, and not paused."""
         return component in self.components and component not in self.pauses.components
 
-    def free_slot(self, isolation: Isolation) -> None:
-        self.slots.give_back(isolation)
-        self.offer_slot()
+    def out_of_reach(self, component: str, node: Node, needs: Needs) -> str | None:
+        """What a step with these needs requires of a worker, if we never have so much; None if it can start here."""
+        if self.admission.can_ever_fit(needs):
+            return None
+        return requirement(component, occupied({**self.components.get(component).resources, **node.step.resources}))
 
-    def offer_slot(self) -> None:
-        """If a slot is free, wake the job that waits longest for one. Its turn offers what is still free then."""
-        waiter = self.slots.next_waiter()
-        if waiter is not None:
-            waiter.look_again()
+    def why_waits(self, job_id: str) -> tuple[Short, ...]:
+        """What the steps of a job that runs here are short of, if they wait for resources."""
+        runner = self.runners.get(job_id)
+        return () if runner is None else self.admission.why(runner)
+
+    def give_back(self, grant: Grant) -> None:
+        self.admission.give_back(grant)
+        self.offer_slots()
+
+    def offer_slots(self) -> None:
+        """Wake the jobs whose steps wait for what is free now."""
+        for runner in self.admission.wake():
+            runner.look_again()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run something beside everything else, until the worker stops."""
@@ -699,25 +714,26 @@ class Worker:
             runner.stop_attempts("lost_lease", grace_s)
 
     @property
-    def _names(self) -> frozenset[str]:
-        """The names of the components that are registered now."""
+    def _has(self) -> Offers:
+        """The names of the components that are registered now, and the resources."""
         if self._known_offers[0] != len(self.components):
-            self._known_offers = len(self.components), frozenset(self.components.names())
+            self._known_offers = len(self.components), Offers(frozenset(self.components.names()), self.capacities)
         return self._known_offers[1]
 
     @property
-    def offers(self) -> frozenset[str]:
-        """Those of them that are not paused: what jobs are taken for."""
-        return self._names - self.pauses.components if self.pauses.components else self._names
+    def offers(self) -> Offers:
+        """That without what is paused: what jobs are taken for."""
+        return self._has.without(self.pauses.components) if self.pauses.components else self._has
 
     async def _register(self) -> None:
         """Say that we live, and what we have."""
         self._registered = len(self.components)
-        offers = sorted(self._names) if self._claims else []
-        max_jobs = self.settings.max_jobs if self._claims else 0
-        await self.store.register_worker(
-            self.id, WorkerInfo(socket.gethostname(), os.getpid(), VERSION, offers, max_jobs)
-        )
+        host, pid = socket.gethostname(), os.getpid()
+        info = WorkerInfo(host, pid, VERSION)
+        if self._claims:
+            components = sorted(self._has.components)
+            info = WorkerInfo(host, pid, VERSION, components, self.settings.max_jobs, self.capacities)
+        await self.store.register_worker(self.id, info)
 
     async def _recover(self) -> None:
         await self.clock.sleep(RECOVER_S)

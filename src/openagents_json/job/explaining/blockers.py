@@ -28,6 +28,7 @@ class Facts:
 
     name: str
     status: Mapping[str, Any]  # as `get_job_status` gives it
+    required: Sequence[str]  # of a worker, while it is QUEUED; it has to meet one of these
     place: QueuePlace | None
     aging_s: float
     workers: Sequence[StoredWorker]
@@ -97,10 +98,7 @@ def _queue(facts: Facts) -> Blocker | None:
 
 def able_workers(facts: Facts) -> list[StoredWorker]:
     """The living workers that could take the job from the queue."""
-    required: Sequence[str] = next(
-        (wait["components"] for wait in facts.status["waiting_for"] if wait["kind"] == "worker"), ()
-    )
-    return [one for one in facts.workers if one.info.max_jobs and serves(one.info.components, required)]
+    return [one for one in facts.workers if one.info.max_jobs and serves(one.info.offers, facts.required)]
 
 
 def _may_rise(place: QueuePlace) -> bool:
@@ -127,7 +125,27 @@ Said = tuple[str, str | None]  # message, command
 
 
 def _resume(wait: Entry, facts: Facts) -> Said:
+    if "budget" in wait:  # resume is refused until there is more
+        more = f"openagents jobs add-budget {facts.name} {wait['budget']}=MORE"
+        return f"It was paused: {wait['reason']}.", f"{more} && openagents jobs resume {facts.name}"
     return f"It was paused{_asker(wait)}.", f"openagents jobs resume {facts.name}"
+
+
+def _paused(wait: Entry, facts: Facts) -> Said:
+    return (
+        f"The {wait['what']} {wait['name']} is paused{_asker(wait)}.",
+        f"openagents resume {wait['what']} {wait['name']}",
+    )
+
+
+def _resource(wait: Entry, facts: Facts) -> Said:
+    held = _names([short_id(job_id) for job_id in wait["held_by"]], "and")
+    ahead = _names([short_id(job_id) for job_id in wait["ahead"]], "and")
+    who = f" Held by {held}." if held else ""
+    first = f" Before it come {ahead}." if ahead else ""
+    free = f"{wait['free']:g} of {wait['capacity']:g} is free"
+    command = f"openagents jobs priority {facts.name} CRITICAL" if ahead else None
+    return f"A step needs {wait['need']:g} {wait['resource']}, and {free} for it.{who}{first}", command
 
 
 def _start(wait: Entry, facts: Facts) -> Said:
@@ -136,7 +154,9 @@ def _start(wait: Entry, facts: Facts) -> Said:
 
 
 def _limit(wait: Entry, facts: Facts) -> Said:
-    """A slot of the limit of its workflow."""
+    """A slot of the limit of its workflow, or of a component."""
+    if "component" in wait:
+        return _component_limit(wait), None
     held = list(wait["held_by"])
     key = f" with the key {wait['key']!r}" if wait["key"] is not None else ""
     one = "one job" if wait["limit"] == 1 else f"{wait['limit']:,} jobs"
@@ -148,15 +168,25 @@ def _limit(wait: Entry, facts: Facts) -> Said:
     )
 
 
+def _component_limit(wait: Entry) -> str:
+    key = f" with the key {wait['key']!r}" if wait["key"] is not None else ""
+    step = f"The step {wait['step']} waits: of {wait['component']}{key}"
+    if "per_seconds" in wait:
+        return f"{step} {wait['limit']:,} calls may begin in {wait['per_seconds']:g} s (`rate_limit`)."
+    held = _names(list(wait["held_by"]), "and")
+    return (
+        f"{step} {wait['limit']:,} may be on at a time (`concurrency`); they are on at {held or 'no worker any more'}."
+    )
+
+
 def _worker(wait: Entry, facts: Facts) -> Said:
+    if lacking := wait.get("resources"):
+        short = _names([f"{one['need']:g} {one['resource']} (the most is {one['most']:g})" for one in lacking], "and")
+        return f"No worker that lives has {short}.", f"openagents worker --resource {lacking[0]['resource']}=AMOUNT"
     needs = _names(list(wait["components"]))
     if not needs:
         return "No worker lives.", "openagents worker"
     return f"No worker that lives has {needs}.", "openagents worker --components MODULE"
-
-
-def _alone(wait: Entry, facts: Facts) -> Said:
-    return _worker(wait, facts)
 
 
 def _signal(wait: Entry, facts: Facts) -> Said:
@@ -193,7 +223,9 @@ def _decision(wait: Entry, facts: Facts) -> Said:
 _SENTENCES: dict[str, Callable[[Entry, Facts], Said]] = {
     "resume": _resume,
     "start": _start,
+    "paused": _paused,
     "limit": _limit,
+    "resource": _resource,
     "worker": _worker,
     "signal": _signal,
     "timer": _timer,
@@ -203,7 +235,8 @@ _SENTENCES: dict[str, Callable[[Entry, Facts], Said]] = {
     "decision": _decision,
 }
 _ORDER = {
-    kind: number for number, kind in enumerate(("cancel", "pause", "resume", "start", "limit", "worker", "queue"))
+    kind: number
+    for number, kind in enumerate(("cancel", "pause", "resume", "start", "paused", "limit", "worker", "queue"))
 }
 
 

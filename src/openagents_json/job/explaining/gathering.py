@@ -34,13 +34,14 @@ async def explain_job(store: JobStore, clock: Clock, ask_status: AskStatus, job_
     """Why the job stands where it does. Errors are those of `ask_status`, which gives the detailed status."""
     status = await ask_status(job_id)
     for wait in status["waiting_for"]:
-        if wait["kind"] == "limit":
+        if wait["kind"] == "limit" and "component" not in wait:
             wait["holders"] = await _holders(store, wait["held_by"])
     is_queued = status["status"] == JobStatus.QUEUED
     place = await store.queue_place(job_id, BEFORE_SHOWN) if is_queued else None
     facts = Facts(
         name=f"{status['workflow_id']}/{short_id(job_id)}",
         status=status,
+        required=await _required(store, job_id) if is_queued else (),
         place=place,
         aging_s=store.aging_s,
         workers=await store.list_workers() if is_queued else (),
@@ -61,6 +62,11 @@ async def explain_job(store: JobStore, clock: Clock, ask_status: AskStatus, job_
         stays=tuple(stays[-STAYS_SHOWN:]),
         overtaken_by=() if stay is None or stay.began_at is None else tuple(await _overtakers(store, job_id, stay)),
     )
+
+
+async def _required(store: JobStore, job_id: str) -> Sequence[str]:
+    summary = await store.read_summary(job_id)
+    return () if summary is None else summary.requires
 
 
 async def _holders(store: JobStore, job_ids: Sequence[str]) -> list[dict[str, Any]]:

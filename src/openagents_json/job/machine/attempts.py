@@ -9,7 +9,8 @@ from openagents_json.errors import ExpressionError
 from openagents_json.job.machine.names import ScopeNames
 from openagents_json.job.machine.state import StepRun
 from openagents_json.job.machine.steps import allowed_name, fail
-from openagents_json.job.machine.turn import Call, Turn, expression_info
+from openagents_json.job.machine.turn import NONE_ALIKE, Call, Turn, expression_info
+from openagents_json.resources import occupied, requirement
 from openagents_json.workflow import limits
 from openagents_json.workflow.plan import Node
 
@@ -18,21 +19,25 @@ def start(turn: Turn) -> bool:
     """Start what a slot is free for. True when a step failed instead, which has to be looked at."""
     state = turn.state
     failed = False
+    refused: set[tuple[str, str]] = set()  # kinds (step, component) of which none starts now
     for path, prepared in list(state.startable.items()):  # prepared: asked before, and there was no slot
+        if prepared and prepared[2] in refused:
+            continue  # of thousands of items that wait, this is all that a turn costs
         run = state.runs.get(path)
         if run is None or (path not in state.ready and path not in state.delayed):
             del state.startable[path]  # its scope was stopped meanwhile
             continue
         try:
-            data, inputs = prepared or _prepare(turn, run)
+            data, inputs, kind = prepared or _prepare(turn, run)
         except ExpressionError as error:
             del state.startable[path]
             fail(turn, run, expression_info(error, run))
             failed = True
             continue
-        if not turn.terms.has(data["component"]):
-            turn.elsewhere.add(data["component"])
-            state.startable[path] = (data, inputs)
+        node = state.node(run)
+        if (required := _required_elsewhere(turn, data["component"], node)) is not None:
+            turn.elsewhere[path] = required
+            state.startable[path] = (data, inputs, kind)
             continue
         try:
             is_granted = turn.terms.granted(data["component"], run, partial(_open_inputs, turn, run, data, inputs))
@@ -41,21 +46,30 @@ def start(turn: Turn) -> bool:
             fail(turn, run, expression_info(error, run))
             failed = True
             continue
-        admitted = is_granted and turn.terms.admit(data["component"], state.node(run))
+        admitted = is_granted and (NONE_ALIKE if kind in refused else turn.terms.admit(data["component"], node))
         if admitted:
             del state.startable[path]
             turn.record("attempt.started", data)
             turn.decision.calls.append(Call(run, inputs))
         else:
-            state.startable[path] = (data, inputs)
+            state.startable[path] = (data, inputs, kind)
             if admitted is None:
                 break
+            if admitted is NONE_ALIKE:
+                refused.add(kind)
     return failed
 
 
-def _prepare(turn: Turn, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The data of the attempt's first event (what is called, with what, under which key), and the inputs to call it
-    with if they are known already."""
+def _required_elsewhere(turn: Turn, component: str, node: Node) -> str | None:
+    """What a step requires of another worker, if it can never start at this one."""
+    if turn.terms.has(component):
+        return turn.terms.out_of_reach(component, node)
+    return requirement(component, occupied(node.step.resources))  # what the component says itself, nobody knows here
+
+
+def _prepare(turn: Turn, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[str, str]]:
+    """The data of the attempt's first event (what is called, with what, under which key), the inputs to call it with if
+    they are known already, and what kind it is: its step and component."""
     state = turn.state
     if turn.events_left() <= 0:
         message = f"The job has reached the limit of {limits.EVENTS_PER_JOB} events."
@@ -69,7 +83,8 @@ def _prepare(turn: Turn, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] |
         "key": f"{state.job_id}/{run.path}",
         "component": run.component or allowed_name(node, node.component, names, "component"),
     }
-    return data, _render_inputs(turn, node, names, data) if run.attempt == 0 else None
+    inputs = _render_inputs(turn, node, names, data) if run.attempt == 0 else None
+    return data, inputs, (run.step_id, data["component"])
 
 
 def _open_inputs(turn: Turn, run: StepRun, data: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from openagents_json.job.machine.turn import (
     Decision,
     Granted,
     Has,
+    OutOfReach,
     Spawn,
     Terms,
     Turn,
@@ -114,12 +115,13 @@ def decide(
     cleanup_us: int = DEFAULT_CLEANUP_US,
     has: Has = lambda component: True,
     granted: Granted = lambda component, run, inputs: True,
+    out_of_reach: OutOfReach = lambda component, node: None,
 ) -> Decision:
     """Take in what happened and decide what follows.
 
     Changes `state`, which is then ahead of the store until the commit.
     """
-    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has, granted))
+    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has, granted, out_of_reach))
     before = family.pause_of(state)
     told = None if state.parent is None else budgets.told_before(turn)
     for happening in happenings:

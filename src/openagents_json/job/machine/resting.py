@@ -6,8 +6,7 @@ from openagents_json.job.machine import family, ledger
 from openagents_json.job.machine.happenings import Released
 from openagents_json.job.machine.turn import Turn
 from openagents_json.job.model import JobStatus
-
-MAX_REQUIRED = 64  # components that a job in the queue names; a worker needs one of them
+from openagents_json.resources import shortened
 
 
 def conclude(turn: Turn) -> None:
@@ -24,7 +23,7 @@ def conclude(turn: Turn) -> None:
     elif turn.releasing is not None:
         _give_back(turn, turn.releasing)
     elif _can_go_on_elsewhere(turn):
-        turn.record("job.queued", {"reason": "elsewhere", "requires": sorted(turn.elsewhere)[:MAX_REQUIRED]})
+        turn.record("job.queued", {"reason": "elsewhere", "requires": shortened(set(turn.elsewhere.values()))})
     elif not _has_work(turn):
         due = state.next_due()
         if due is None or due[0] - turn.now_us > turn.terms.linger_us:
@@ -49,11 +48,11 @@ def _has_work(turn: Turn) -> bool:
 
 
 def _can_go_on_elsewhere(turn: Turn) -> bool:
-    """Whether all that could start now needs components that this worker does not have."""
+    """Whether all that could start now needs components, or more of a resource, that this worker does not have."""
     state = turn.state
     if not turn.elsewhere or state.agenda or state.closing or ledger.is_pending(turn):
         return False
-    return all(prepared and prepared[0]["component"] in turn.elsewhere for prepared in state.startable.values())
+    return all(path in turn.elsewhere for path in state.startable)
 
 
 def _conclude_at_rest(turn: Turn) -> None:

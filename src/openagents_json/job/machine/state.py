@@ -152,7 +152,7 @@ class Folded(msgspec.Struct, gc=False):
     started_us: int | None = None
     completed_us: int | None = None
     worker: str | None = None  # who runs it, while it is RUNNING
-    requires: list[str] = []  # while QUEUED: components that its steps need and its last worker did not have
+    requires: list[str] = []  # while QUEUED: what its steps require and its last worker did not have
     preempted: int = 0  # how often it has made room for another job, as a whole or with an attempt
     made_room_for: str | None = None  # the last one, since it runs
     deaths: int = 0  # workers that died under it since the last recorded progress
@@ -219,7 +219,7 @@ class JobState(Folded, gc=False):
 
     @property
     def required(self) -> tuple[str, ...]:
-        """A worker can go on with it that has one of these components; every worker if there are none."""
+        """A worker can go on with it that meets one of these requirements; every worker if there are none."""
         if self.requires or self.started_us is not None or self.origin is not None:
             return tuple(self.requires)  # of a retry, what was taken over may be all that is first
         return self.plan.first_components

@@ -21,9 +21,19 @@ from openagents_json.workflow.plan import Node
 DEFAULT_LINGER_US = 5 * SECOND_US  # a job that waits longer than this is let go of
 DEFAULT_CLEANUP_US = 600 * SECOND_US  # what compensation gets, and then the finally steps
 
-# Asked with the component's name for each step (or release, without a node) that could start: True takes a slot, False
-# means not this one now, None means no slot of any kind.
-Admit = Callable[[str, Node | None], bool | None]
+
+class NoneAlike:
+    """The answer that neither this step nor another run of it with the same component can start now. It is false."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NONE_ALIKE = NoneAlike()
+
+# Asked with the component's name for each step (or release, without a node) that could start: True takes what it needs,
+# False means not this one now, NONE_ALIKE none like it, None no step at all.
+Admit = Callable[[str, Node | None], bool | NoneAlike | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,9 @@ Has = Callable[[str], bool]
 # False: not yet, and whoever was asked says when to ask again. `ExpressionError` when a limit's key has no value.
 Granted = Callable[[str, StepRun, Callable[[], Mapping[str, Any]]], bool]
 
+# Asked with a component that the worker has, and the step: what it requires of a worker (`resources.requirement`) if
+# this one will never have enough of some resource; None if the step can start here.
+OutOfReach = Callable[[str, Node], str | None]
 
 # Makes a child job, without writing anything. `WorkflowNotFound`, or `InvalidInputs` with every problem.
 Spawn = Callable[[ChildSpec], Child]
@@ -121,7 +134,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a turn is decided under: chance, slots, children, how long things may take (microseconds), components."""
+    """What a turn is decided under: chance, slots, children, how long things may take (microseconds), and what the
+    worker has."""
 
     random: Callable[[], float]
     admit: Admit
@@ -130,6 +144,7 @@ class Terms:
     cleanup_us: int = DEFAULT_CLEANUP_US
     has: Has = lambda component: True
     granted: Granted = lambda component, run, inputs: True
+    out_of_reach: OutOfReach = lambda component, node: None
 
 
 class Turn:
@@ -141,7 +156,8 @@ class Turn:
         self.terms = terms
         self.releasing: Released | None = None  # the worker wants to give the job back
         self.offer: Offered | None = None  # a worker that runs the job at once if it wants one
-        self.elsewhere: set[str] = set()  # components of steps that are ready, and that the worker does not have
+        # Steps that are ready and can never start at this worker, by path: what they require of another.
+        self.elsewhere: dict[str, str] = {}
         self.spent: dict[str, Amounts] = {}  # what attempts have reported that no event holds yet, by path
         self.told: set[str] = set()  # children to which the turn passes a cancel on
         self.decision = Decision()

@@ -12,7 +12,7 @@ acknowledged, and it may or may not have happened; `read_leases` tells which lea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from openagents_json.job.events import Event
@@ -41,6 +41,7 @@ from openagents_json.job.store.records import (
     WorkerInfo,
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
+from openagents_json.resources import Offers
 
 DEFAULT_LEASE_S = 30.0
 MAX_COUNTED = 1_000_000  # jobs, for facts of a store that does not count them itself
@@ -139,18 +140,18 @@ class JobStore(ABC):
 
     @abstractmethod
     async def claim(
-        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+        self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         """Take up to `limit` QUEUED jobs that nobody holds, those with the earliest virtual arrival time first; none
         that has to wait for a slot of its limit (`openagents_json.job.store.limits` has the rules of these), and none
         of a workflow that is paused, unless it is to be cancelled.
-        `offers` names the worker's components: jobs that require others are left where they are; None: all of them.
+        `offers` is what the worker has: jobs that require something else are left where they are; None: everything.
 
         Jobs under which `rules.SUSPECT_DEATHS` workers have died are taken with `suspects` only, and then no others:
         whoever runs one runs it alone (guarantee G6)."""
 
     @abstractmethod
-    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+    async def first_waiting(self, offers: Offers | None = None) -> Waiting | None:
         """The job that `claim` would take first; None when there is none, or one of a paused workflow stands in front
         that no claim has met yet."""
 

@@ -8,7 +8,7 @@ what they stand on is in `file_keeper`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from openagents_json.errors import StoreUnavailable
 from openagents_json.job.events import Event
@@ -40,6 +40,7 @@ from openagents_json.job.store.records import (
     WorkerInfo,
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
+from openagents_json.resources import Offers
 
 
 class FileJobStore(FileKeeper):
@@ -127,11 +128,11 @@ class FileJobStore(FileKeeper):
         return await self._write(lambda memory: memory.restore(jobs))
 
     async def claim(
-        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+        self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         return await self._write(lambda memory: memory.claim(worker, limit, offers, suspects=suspects))
 
-    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+    async def first_waiting(self, offers: Offers | None = None) -> Waiting | None:
         return await self._read(lambda memory: memory.first_waiting(offers))
 
     async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:

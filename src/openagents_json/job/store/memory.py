@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -67,6 +67,7 @@ from openagents_json.job.store.records import (
 )
 from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves
 from openagents_json.job.store.upkeep import StoreFacts
+from openagents_json.resources import Offers
 
 STALE = 1_000  # entries of jobs that are gone, before their list is made anew
 
@@ -298,7 +299,7 @@ class MemoryJobStore(JobStore):
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
     async def claim(
-        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+        self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         if suspects:
             queues = [self._queues.get(None, [])]
@@ -325,7 +326,7 @@ class MemoryJobStore(JobStore):
         self._count(len(claims))
         return claims
 
-    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+    async def first_waiting(self, offers: Offers | None = None) -> Waiting | None:
         first: MemoryJob | None = None
         for required, queue in self._queues.items():
             if required is None or not serves(offers, required):

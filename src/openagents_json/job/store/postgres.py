@@ -8,7 +8,7 @@ and its neighbours, the statements in `sql/postgres`. The server's clock judges 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -70,6 +70,7 @@ from openagents_json.job.store.records import (
     WorkerInfo,
 )
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
+from openagents_json.resources import Offers
 
 CONNECTIONS = 4  # of an open store: one writes, two read, one listens
 CLOSE_S = 10.0  # what `close` gives to what was submitted; a server that is away answers nothing anyway
@@ -287,23 +288,22 @@ class PostgresJobStore(JobStore):
         )
 
     async def claim(
-        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+        self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False
     ) -> list[Claim]:
-        offered = None if offers is None else list(offers)
         claims: list[Claim] = []
         is_done = False
         while not is_done:  # again if very many jobs of paused workflows stand in front: others write between
             left = limit - len(claims)
-            found, is_done = await self._write("call", partial(self._claim_once, worker, left, offered, suspects))
+            found, is_done = await self._write("call", partial(self._claim_once, worker, left, offers, suspects))
             claims += found
         return claims
 
     async def _claim_once(
-        self, worker: str, limit: int, offers: list[str] | None, suspects: bool, connection: Connection
+        self, worker: str, limit: int, offers: Offers | None, suspects: bool, connection: Connection
     ) -> tuple[list[Claim], bool]:
         return await self._tables.claim(connection, worker, limit, offers, suspects)
 
-    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+    async def first_waiting(self, offers: Offers | None = None) -> Waiting | None:
         return await self._read(lambda connection: first_waiting(connection, offers))
 
     async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:

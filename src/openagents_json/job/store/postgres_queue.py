@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.postgres_rows import SQL
-from openagents_json.job.store.postgres_tables import MAX_REQUIREMENTS
+from openagents_json.job.store.postgres_tables import MAX_REQUIREMENTS, offered
 from openagents_json.job.store.records import MAX_AHEAD, QueuePlace, Waiting
+from openagents_json.resources import Offers
 
 
-async def first_waiting(connection: Connection, offers: Collection[str] | None) -> Waiting | None:
+async def first_waiting(connection: Connection, offers: Offers | None) -> Waiting | None:
     """As the verb of the store says."""
-    row = await connection.row(SQL["first_waiting"], None if offers is None else list(offers), MAX_REQUIREMENTS)
+    components, resources = offered(offers)
+    row = await connection.row(SQL["first_waiting"], components, MAX_REQUIREMENTS, resources)
     return None if row is None or row["is_paused"] else _waiting_in(row)
 
 

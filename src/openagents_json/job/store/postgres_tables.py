@@ -35,6 +35,8 @@ from openagents_json.job.store.postgres_limits import (
 from openagents_json.job.store.postgres_rows import SQL, claim_in
 from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.waiters import Outcome
+from openagents_json.jsondata import encode
+from openagents_json.resources import Offers, amount_of
 
 MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
@@ -201,14 +203,16 @@ class PostgresTables:
         self.rows += await settle(connection, Changes(keys=keys), self.now_us)
 
     async def claim(
-        self, connection: Connection, worker: str, limit: int, offers: list[str] | None, suspects: bool
+        self, connection: Connection, worker: str, limit: int, offers: Offers | None, suspects: bool
     ) -> tuple[list[Claim], bool]:
         """Take the jobs that come first in the queue. False: as many jobs of paused workflows were set aside as one
         transaction may, and there may be more to take."""
+        components, resources = offered(offers)
         leased: list[int] = []
         room = SET_ASIDE_AT_ONCE
         while True:
-            rows = await connection.rows(SQL["claim"], worker, limit - len(leased), suspects, offers, MAX_REQUIREMENTS)
+            values = (worker, limit - len(leased), suspects, components, MAX_REQUIREMENTS, resources)
+            rows = await connection.rows(SQL["claim"], *values)
             leased += [row["key"] for row in rows if not row["is_paused"]]
             queues = {row["requires"] for row in rows if row["is_paused"]}
             if not queues or room <= 0:
@@ -269,6 +273,13 @@ class PostgresTables:
         if keys:
             self.rows += len(await connection.rows(SQL["delete"], keys))
         return len(roots) - len(kept)
+
+
+def offered(offers: Offers | None) -> tuple[list[str] | None, str]:
+    """What a worker has, as statements take it: the components, and the amounts of resources as JSON."""
+    components = None if offers is None else list(offers.components)
+    amounts = {} if offers is None else {name: amount_of(units) for name, units in offers.capacities.items()}
+    return components, encode(amounts).decode()
 
 
 def _once_per_job(commits: Sequence[Operation]) -> list[list[Operation]]:

@@ -35,7 +35,8 @@ class PostgresWorkers:
         return round(self.lease_s * SECOND_US)
 
     async def register(self, connection: Connection, worker: str, info: WorkerInfo) -> None:
-        said = (info.host, info.pid, info.version, encode(list(info.components)), info.max_jobs)
+        components, resources = encode(list(info.components)), encode(dict(info.resources))
+        said = (info.host, info.pid, info.version, components, info.max_jobs, resources)
         await connection.rows(SQL["worker_put"], worker, self._lease_us, self._tables.now_us, *said)
 
     async def renew(self, connection: Connection, worker: str) -> bool:
@@ -58,8 +59,8 @@ class PostgresWorkers:
     async def list(self, connection: Connection) -> list[StoredWorker]:
         found = []
         for row in map(texts_of, await connection.rows(SQL["workers"], self._tables.now_us)):
-            components = tuple(decode(row["components"]))
-            info = WorkerInfo(row["host"], row["pid"], row["version"], components, row["max_jobs"])
+            components, resources = tuple(decode(row["components"])), decode(row["resources"])
+            info = WorkerInfo(row["host"], row["pid"], row["version"], components, row["max_jobs"], resources)
             times = row["registered_us"], row["heartbeat_us"], row["lease_until_us"]
             found.append(StoredWorker(row["id"], info, *times, row["jobs"]))
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSumm
 from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.limits import Limit
 from openagents_json.jsondata import decode, encode
+from openagents_json.resources import Offers
 
 MAX_AHEAD = 1_000_000  # jobs before another in the queue, as far as they are counted
 FIRST_EPOCH = 1  # of the first lease on a job
@@ -36,7 +37,9 @@ class JobRow:
     error_message: str | None
     pause_requested: bool
     cancel_requested: bool
-    requires: tuple[str, ...] = ()  # while QUEUED: it needs a worker with one of these components; (): any worker
+    requires: tuple[
+        str, ...
+    ] = ()  # while QUEUED: it needs a worker that meets one of these (`resources`); (): any worker
     deaths: int = 0  # workers that died under it since the last recorded progress
     spending: str | None = None  # its budget and what it has spent, as JSON; None: it has neither (`spending_of`)
 
@@ -209,6 +212,12 @@ class WorkerInfo:
     version: str = ""  # of openagents_json
     components: Sequence[str] = ()  # sorted names of those that it has
     max_jobs: int = 0  # how many it runs at a time; 0: none, it only creates and controls
+    resources: Mapping[str, float] = field(default_factory=dict)  # what it has of each resource
+
+    @property
+    def offers(self) -> Offers:
+        """What it can serve."""
+        return Offers(frozenset(self.components), self.resources)
 
 
 NOBODY = WorkerInfo()

@@ -9,6 +9,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.machine import MAX_DEATHS
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.records import Commit, NewJob
+from openagents_json.resources import Offers
 
 SUSPECT_DEATHS = MAX_DEATHS - 1  # a job under which so many workers died is tried once more, alone
 
@@ -38,6 +39,6 @@ def is_written(commit: Commit, epoch: int, last_event: int, events: Iterable[Eve
     return written == list(commit.events)
 
 
-def serves(offers: Collection[str] | None, required: Collection[str]) -> bool:
-    """Whether a worker that has these components (None: all) can go on with a job that requires those."""
-    return offers is None or not required or any(name in offers for name in required)
+def serves(offers: Offers | None, required: Collection[str]) -> bool:
+    """Whether a worker that offers this (None: everything) can go on with a job that requires one of those."""
+    return offers is None or not required or any(offers.meets(one) for one in required)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +70,7 @@ from openagents_json.job.store.sqlite_workers import SqlitePulse, SqliteWorkers,
 from openagents_json.job.store.sqlite_writer import Operation, SqliteWriter
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.job.store.waiters import Outcome
+from openagents_json.resources import Offers
 
 READERS = 2
 CHECKPOINT_PAGES = 1_000  # the WAL is copied into the file when it has grown to this many
@@ -395,7 +396,7 @@ class SqliteJobStore(JobStore):
         )
 
     async def claim(
-        self, worker: str, limit: int, offers: Collection[str] | None = None, *, suspects: bool = False
+        self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False
     ) -> list[Claim]:
         def call(connection: sqlite3.Connection) -> list[Claim] | None:
             keys = queued(connection, limit, offers, suspects)
@@ -405,7 +406,7 @@ class SqliteJobStore(JobStore):
             pass  # very many jobs of paused workflows stand in front: others write between
         return claims  # type: ignore[no-any-return]
 
-    async def first_waiting(self, offers: Collection[str] | None = None) -> Waiting | None:
+    async def first_waiting(self, offers: Offers | None = None) -> Waiting | None:
         return await self._read(lambda connection: first_waiting(connection, offers))
 
     async def queue_place(self, job_id: str, shown: int = 10) -> QueuePlace | None:

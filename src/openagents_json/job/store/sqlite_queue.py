@@ -4,7 +4,7 @@ transaction that somebody else began, so nothing moves meanwhile."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from openagents_json.job.store.pauses import SET_ASIDE_AT_ONCE
@@ -13,13 +13,14 @@ from openagents_json.job.store.rows import required_by
 from openagents_json.job.store.rules import serves
 from openagents_json.job.store.sqlite_batches import write_rows
 from openagents_json.job.store.sqlite_rows import SQL
+from openagents_json.resources import Offers
 
 ASIDE_LOOK = 256  # first jobs of a queue among which those of paused workflows are looked for
 MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
 
 def queued(
-    connection: sqlite3.Connection, limit: int, offers: Collection[str] | None, suspects: bool
+    connection: sqlite3.Connection, limit: int, offers: Offers | None, suspects: bool
 ) -> list[tuple[int]] | None:
     """The keys of the jobs that a worker with these components is to run next. None: as many jobs were set aside as
     one transaction may, and it is to be asked again."""
@@ -36,7 +37,7 @@ def queued(
     return [(key,) for _, key in sorted(found)[:limit]]
 
 
-def first_waiting(connection: sqlite3.Connection, offers: Collection[str] | None) -> Waiting | None:
+def first_waiting(connection: sqlite3.Connection, offers: Offers | None) -> Waiting | None:
     """As the verb of the store says."""
     for _, key in _first_in_queue(connection, 1, offers):
         *waiting, is_paused = connection.execute(SQL["waiting"], (key,)).fetchone()
@@ -59,9 +60,7 @@ def queue_place(connection: sqlite3.Connection, job_id: str, shown: int) -> Queu
     return QueuePlace(rank, sort_at, queued_us, waited_us, ahead, waiting, room_by)
 
 
-def _first_in_queue(
-    connection: sqlite3.Connection, limit: int, offers: Collection[str] | None
-) -> list[tuple[int, int]]:
+def _first_in_queue(connection: sqlite3.Connection, limit: int, offers: Offers | None) -> list[tuple[int, int]]:
     """The first jobs in the queue for a worker with these components, as (virtual arrival time, key)."""
     found: list[tuple[int, int]] = []
     for requires in _requirements(connection, offers, False):
@@ -70,7 +69,7 @@ def _first_in_queue(
     return sorted(found)[:limit]
 
 
-def _requirements(connection: sqlite3.Connection, offers: Collection[str] | None, suspects: bool) -> Iterator[str]:
+def _requirements(connection: sqlite3.Connection, offers: Offers | None, suspects: bool) -> Iterator[str]:
     """The sets of requirements of jobs in the queue that a worker with these components serves."""
     values = {"suspects": suspects, "limit": MAX_REQUIREMENTS}
     for (requires,) in connection.execute(SQL["requirements"], values).fetchall():

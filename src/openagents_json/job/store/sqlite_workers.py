@@ -33,7 +33,7 @@ class SqliteWorkers:
         self._files.sweep()
         self._files.begin(worker)
         now, steady = self._clock.now_us(), self._clock.steady_us()
-        components = encode(list(info.components)).decode()
+        components, resources = encode(list(info.components)).decode(), encode(dict(info.resources)).decode()
         connection.execute(
             SQL["worker_put"],
             (
@@ -46,6 +46,7 @@ class SqliteWorkers:
                 components,
                 info.max_jobs,
                 steady,
+                resources,
             ),
         )
 
@@ -78,8 +79,8 @@ class SqliteWorkers:
         cursor = connection.execute(SQL["workers"], (steady,))
         found = []
         for row in [named(cursor, values) for values in cursor.fetchall()]:
-            components = tuple(decode(row["components"].encode()))
-            info = WorkerInfo(row["host"], row["pid"], row["version"], components, row["max_jobs"])
+            components, resources = tuple(decode(row["components"].encode())), decode(row["resources"].encode())
+            info = WorkerInfo(row["host"], row["pid"], row["version"], components, row["max_jobs"], resources)
             times = row["registered_us"], row["heartbeat_us"], row["lease_until_us"] + ahead_us
             if self._files.is_alive(row["id"]):
                 found.append(StoredWorker(row["id"], info, *times, row["jobs"]))

@@ -9,6 +9,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, encode_snapshot
 from openagents_json.job.model import JobSummary
 from openagents_json.job.store.records import row_of, summary_of
+from openagents_json.resources import components_of
 
 FINAL_EVENTS = ("job.completed", "job.failed", "job.cancelled")
 TEXT = 80  # characters of a value that are shown
@@ -64,6 +65,8 @@ def row(summary: JobSummary, state: JobState) -> Iterator[str]:
         stands, follows = getattr(summary, field), getattr(expected, field)
         if field == "requires" and not stands:
             continue  # every worker may take it, and passes it on: rows of schema 1 say so
+        if field == "requires" and stands == tuple(sorted(components_of(follows))):
+            continue  # the components alone: rows from before resources counted say so
         if stands != follows:
             yield f"its row says {field} = {_text(stands)}, and its history {_text(follows)}"
 

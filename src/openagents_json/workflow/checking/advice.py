@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from openagents_json.components import ComponentRegistry
+from openagents_json.resources import BUILT_IN, CPU_S, MAX_AMOUNT
 from openagents_json.workflow.checking.inference import find_component, node_is_fixed
 from openagents_json.workflow.plan import Node, Plan
 from openagents_json.workflow.problems import Problems, member_path, shown
@@ -13,7 +14,10 @@ TAKES_TIME = frozenset({"component", "workflow", "signal"})
 
 
 def advise(
-    plan: Plan, components: ComponentRegistry | None, resources: Collection[str] | None, problems: Problems
+    plan: Plan,
+    components: ComponentRegistry | None,
+    resources: Collection[str] | Mapping[str, float] | None,
+    problems: Problems,
 ) -> None:
     """Note the warnings and notes of a plan. Components that are not known may have a timeout: then silent."""
     _Advice(plan, components, problems).check(resources)
@@ -25,7 +29,7 @@ class _Advice:
         self.components = components
         self.problems = problems
 
-    def check(self, resources: Collection[str] | None) -> None:
+    def check(self, resources: Collection[str] | Mapping[str, float] | None) -> None:
         nodes = list(self.plan.nodes.values())
         if self.plan.limit_key is not None and not self.plan.limit_key.roots:
             message = "This key is the same for every job, so that it tells none from another."
@@ -38,13 +42,27 @@ class _Advice:
             self.check_timeouts(nodes)
             self.check_threads(nodes)
 
-    def check_resources(self, node: Node, resources: Collection[str]) -> None:
-        known = sorted(resources)
-        for name in node.step.resources:
-            if name not in resources:
-                path = member_path(f"{node.path}.resources", name)
+    def check_resources(self, node: Node, resources: Collection[str] | Mapping[str, float]) -> None:
+        """What the step and its component occupy, against what is declared. Only warnings: there may be other workers,
+        which have more."""
+        known = sorted({*resources, *BUILT_IN, CPU_S})
+        component = (
+            find_component(self.components, node.step.component or "") if node_is_fixed(node.component) else None
+        )
+        said = {} if component is None else component.resources
+        for name, amount in {**said, **node.step.resources}.items():
+            is_said_here = name in node.step.resources
+            path = member_path(f"{node.path}.resources", name) if is_said_here else node.path
+            who = "The step" if is_said_here else f"Component {shown(node.step.component or '')}"
+            if name not in known:
                 message = f"Nobody declared the resource {shown(name)}."
+                if not is_said_here:
+                    message = f"{who} occupies the resource {shown(name)}, which nobody declared."
                 self.problems.add_unknown(path, message, name, known, level="warning")
+            elif isinstance(resources, Mapping) and amount > (most := resources.get(name, MAX_AMOUNT)):
+                message = f"{who} needs {amount:g} of {shown(name)}, and {most:g} are declared."
+                advice = "It waits until a worker with enough comes; give one more, or let it need less."
+                self.problems.add(path, message, advice, level="warning")
 
     def check_timeouts(self, nodes: list[Node]) -> None:
         timed = [node for node in nodes if node.step.kind in TAKES_TIME]

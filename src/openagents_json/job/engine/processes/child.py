@@ -198,7 +198,7 @@ class Child:
         elif isinstance(error, MemoryError) and call.memory_mb is not None:
             message = f"The component needed more memory than its limit of {call.memory_mb} MiB."
             # Something that was cut short may have left anything behind.
-            return Failure(call.number, ErrorData("limit.memory", message), trace, is_spent=True)
+            return Failure(call.number, ErrorData("resource.memory", message), trace, is_spent=True)
         else:
             data = to_data(error)
         is_spent = not isinstance(error, Exception | asyncio.CancelledError)

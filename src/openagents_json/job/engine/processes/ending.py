@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def how_it_ended(code: int, run: ProcessRun) -> StepFailure:
     """A process has ended without an answer; `code` is that of `Popen`: the exit code, or minus the signal's number.
 
-    `process.killed`, `process.terminated` if we did it; `limit.cpu`; else `process.died`, whose details are
+    `process.killed`, `process.terminated` if we did it; `resource.cpu`; else `process.died`, whose details are
     `{"exit_code": 3}` or `{"signal": "SIGSEGV"}`.
     """
     call = run.call
@@ -23,7 +23,7 @@ def how_it_ended(code: int, run: ProcessRun) -> StepFailure:
     if run.is_terminated:
         return StepFailure("process.terminated", "The process was told to end (SIGTERM) and did.")
     if code == -signal.SIGXCPU and call.cpu_s is not None:
-        return StepFailure("limit.cpu", f"The component used more CPU time than its limit of {call.cpu_s:g} s.")
+        return StepFailure("resource.cpu", f"The component used more CPU time than its limit of {call.cpu_s:g} s.")
     if code >= 0:
         what, details = f"exited with code {code}", dict[str, Any](exit_code=code)
     else:

@@ -32,6 +32,7 @@ from openagents_json.job.store.contract.moving import MovingContract
 from openagents_json.job.store.contract.output import OutputContract
 from openagents_json.job.store.contract.overflow import OverflowContract
 from openagents_json.job.store.contract.pauses import PauseContract
+from openagents_json.job.store.contract.resources import ResourceContract
 from openagents_json.job.store.contract.room import RoomContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
 from openagents_json.job.store.contract.workers import WorkerContract
@@ -53,6 +54,7 @@ __all__ = [
     "OutputContract",
     "OverflowContract",
     "PauseContract",
+    "ResourceContract",
     "RoomContract",
     "StoreContract",
     "UpkeepContract",
@@ -67,6 +69,7 @@ class StoreContract(
     LeaseContract,
     LeasesAgainContract,
     WorkerContract,
+    ResourceContract,
     CommitContract,
     FamilyContract,
     LeaksContract,

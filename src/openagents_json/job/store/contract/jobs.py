@@ -18,6 +18,7 @@ from openagents_json.job.machine import (
     Happening,
     Has,
     JobState,
+    OutOfReach,
     Requested,
     Stop,
     Tick,
@@ -33,7 +34,7 @@ from openagents_json.job.store.records import Claim, Commit, Definition, NewJob,
 from openagents_json.testing import FakeClock
 from openagents_json.workflow.graph import build_plan
 from openagents_json.workflow.model import Retry, Workflow
-from openagents_json.workflow.plan import Plan
+from openagents_json.workflow.plan import Node, Plan
 
 OPEN_INPUTS = {"type": "object", "additionalProperties": True}
 # Two calls, one after the other.
@@ -113,6 +114,10 @@ def all_components(component: str) -> bool:
     return True
 
 
+def enough_of_everything(component: str, node: Node) -> None:
+    """What a worker says that has enough of every resource."""
+
+
 class Holder:
     """Somebody who has a lease: the claim, the folded state, and the next commit."""
 
@@ -128,7 +133,12 @@ class Holder:
         return self.claim.job_id
 
     def commit_of(
-        self, *happenings: Happening, snapshot: bool = False, drains: Sequence[Request] = (), has: Has = all_components
+        self,
+        *happenings: Happening,
+        snapshot: bool = False,
+        drains: Sequence[Request] = (),
+        has: Has = all_components,
+        out_of_reach: OutOfReach = enough_of_everything,
     ) -> Commit:
         """What follows from the happenings and the requests of `drains`, as a commit. The state is ahead with it."""
         requested = [Requested(r.kind, r.by, r.reason, r.payload, r.sequence) for r in drains]  # type: ignore[arg-type]
@@ -139,6 +149,7 @@ class Holder:
             random=lambda: 0.5,
             admit=lambda component, node: True,
             has=has,
+            out_of_reach=out_of_reach,
         )
         commit = Commit(
             self.claim,

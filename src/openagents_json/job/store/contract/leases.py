@@ -27,7 +27,13 @@ from openagents_json.job.store.contract.jobs import (
     settle,
     summary,
 )
+from openagents_json.resources import Offers
 from openagents_json.testing import FakeClock
+
+
+def having(*components: str, **resources: float) -> Offers:
+    """What a worker with these offers."""
+    return Offers(frozenset(components), resources)
 
 
 async def queue_of(store: JobStore) -> list[str]:
@@ -52,9 +58,9 @@ class LeaseContract(WithClock):
     async def test_worker_takes_jobs_that_it_can_go_on_with(self, store: JobStore, clock: FakeClock) -> None:
         ids = [await accept(store, clock, document) for document in (CALLS, ELSEWHERE, CALLS, QUIET)]
         assert (await summary(store, ids[0])).requires == ("tool.first",)
-        assert [claim.job_id for claim in await store.claim("w1", 10, {"tool.other"})] == [ids[1], ids[3]]
-        assert [claim.job_id for claim in await store.claim("w1", 1, {"tool.first", "tool.other"})] == [ids[0]]
-        assert await store.claim("w1", 10, {"tool.third"}) == []
+        assert [claim.job_id for claim in await store.claim("w1", 10, having("tool.other"))] == [ids[1], ids[3]]
+        assert [claim.job_id for claim in await store.claim("w1", 1, having("tool.first", "tool.other"))] == [ids[0]]
+        assert await store.claim("w1", 10, having("tool.third")) == []
         assert [claim.job_id for claim in await store.claim("w1", 10)] == [ids[2]]
 
     async def test_order_of_the_queue_does_not_depend_on_what_jobs_require(
@@ -65,7 +71,7 @@ class LeaseContract(WithClock):
             ids.append(await accept(store, clock, document))
             clock.advance(1)
         urgent = await accept(store, clock, CALLS, priority=JobPriority.CRITICAL)
-        offers = {"tool.first", "tool.other"}
+        offers = having("tool.first", "tool.other")
         assert [claim.job_id for claim in await store.claim("w1", 2, offers)] == [urgent, ids[0]]
         assert [claim.job_id for claim in await store.claim("w1", 10, offers)] == ids[1:]
 
@@ -76,8 +82,8 @@ class LeaseContract(WithClock):
         await holder.commit(store, holder.succeeded("first"), has=lambda component: component == "tool.first")
         row = await summary(store, holder.job_id)
         assert (row.status, row.requires) == (JobStatus.QUEUED, ("tool.second",))
-        assert await store.claim("w1", 10, {"tool.first"}) == []
-        [claim] = await store.claim("w2", 10, {"tool.second"})
+        assert await store.claim("w1", 10, having("tool.first")) == []
+        [claim] = await store.claim("w2", 10, having("tool.second"))
         assert claim.job_id == holder.job_id
         assert_folds_to(claim, holder)
         await Holder(clock, claim).commit(store, Claimed("w2", claim.epoch))

@@ -19,6 +19,7 @@ from openagents_json.job.store.contract.jobs import (
     request,
     settle,
 )
+from openagents_json.job.store.contract.leases import having
 from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.query import build_query
 from openagents_json.testing import FakeClock
@@ -46,7 +47,7 @@ class RoomContract:
     async def test_first_is_one_that_the_worker_can_serve(self, store: JobStore, clock: FakeClock) -> None:
         urgent = await store.create(new_job(clock, ELSEWHERE, priority=JobPriority.CRITICAL))
         plain = await store.create(new_job(clock, CALLS))
-        first = await store.first_waiting(("tool.first", "tool.second"))
+        first = await store.first_waiting(having("tool.first", "tool.second"))
         assert first is not None and first.job_id == plain
         any_worker = await store.first_waiting(None)
         assert any_worker is not None and any_worker.job_id == urgent

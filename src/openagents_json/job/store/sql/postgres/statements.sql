@@ -238,7 +238,8 @@ ORDER BY leak.place;
 -- the worker does not have are left to others. There is a queue for each set of requirements ($5: at most so many are
 -- looked at), found from index entry to index entry. What was found is locked, so the update repeats no condition: with
 -- one, the planner would look for it in the whole queue. Jobs of paused workflows are found and not leased: whoever
--- gets one back sets it aside, and asks again.
+-- gets one back sets it aside, and asks again. A requirement is a component's name ($4 are the worker's), or that with
+-- the amounts of resources behind a space ($6 are the worker's): `resources.requirement` makes them.
 WITH RECURSIVE sets (requires) AS (
   (SELECT requires FROM jobs
    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $3
@@ -251,7 +252,14 @@ WITH RECURSIVE sets (requires) AS (
 ),
 served AS MATERIALIZED (
   SELECT requires FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $5) AS seen
-  WHERE requires = '' OR $4::text[] IS NULL OR requires::jsonb ?| $4::text[]
+  WHERE CASE
+    WHEN requires = '' OR $4::text[] IS NULL OR requires::jsonb ?| $4::text[] THEN TRUE
+    WHEN strpos(requires, ' ') > 0 THEN EXISTS (
+      SELECT FROM jsonb_array_elements_text(requires::jsonb) AS one
+      WHERE CASE WHEN strpos(one, ' ') > 0 AND split_part(one, ' ', 1) = ANY ($4::text[]) THEN NOT EXISTS (
+        SELECT FROM jsonb_each_text(substr(one, strpos(one, ' '))::jsonb) AS need
+        WHERE need.value::numeric > COALESCE(($6::text::jsonb ->> need.key)::numeric, 0)) END)
+    ELSE FALSE END
 ),
 found AS MATERIALIZED (
   SELECT one.key, one.sort_at, one.workflow_id, one.cancel_requested, served.requires FROM served, LATERAL (
@@ -295,7 +303,8 @@ WITH ordered AS MATERIALIZED (
 UPDATE jobs SET aside = FALSE FROM ordered WHERE jobs.key = ordered.key;
 
 -- name: first_waiting
--- The job that a claim would take first; as there, but nothing is locked.
+-- The job that a claim would take first; as there, but nothing is locked ($1 and $3: what the worker has; $2: sets of
+-- requirements that are looked at).
 WITH RECURSIVE sets (requires) AS (
   (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
    ORDER BY requires LIMIT 1)
@@ -306,7 +315,14 @@ WITH RECURSIVE sets (requires) AS (
 ),
 served AS MATERIALIZED (
   SELECT requires FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $2) AS seen
-  WHERE requires = '' OR $1::text[] IS NULL OR requires::jsonb ?| $1::text[]
+  WHERE CASE
+    WHEN requires = '' OR $1::text[] IS NULL OR requires::jsonb ?| $1::text[] THEN TRUE
+    WHEN strpos(requires, ' ') > 0 THEN EXISTS (
+      SELECT FROM jsonb_array_elements_text(requires::jsonb) AS one
+      WHERE CASE WHEN strpos(one, ' ') > 0 AND split_part(one, ' ', 1) = ANY ($1::text[]) THEN NOT EXISTS (
+        SELECT FROM jsonb_each_text(substr(one, strpos(one, ' '))::jsonb) AS need
+        WHERE need.value::numeric > COALESCE(($3::text::jsonb ->> need.key)::numeric, 0)) END)
+    ELSE FALSE END
 )
 SELECT one.id, one.rank, one.sort_at, one.room_by, one.is_paused FROM served, LATERAL (
   SELECT key, id, rank, sort_at, room_by,
@@ -511,14 +527,15 @@ RETURNING jobs.key;
 
 -- name: worker_put
 -- A worker lives until its lease ends; since when, if it did before.
-INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs)
-SELECT $1, now, now, now + $2::bigint, $4, $5, $6, $7, $8 FROM store_now($3) AS now
+INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs,
+                     resources)
+SELECT $1, now, now, now + $2::bigint, $4, $5, $6, $7, $8, $9 FROM store_now($3) AS now
 ON CONFLICT (id) DO UPDATE SET
   registered_us = CASE WHEN NOT workers.has_left AND workers.lease_until_us > excluded.heartbeat_us
     THEN workers.registered_us ELSE excluded.registered_us END,
   heartbeat_us = excluded.heartbeat_us, lease_until_us = excluded.lease_until_us, has_left = FALSE,
   host = excluded.host, pid = excluded.pid, version = excluded.version, components = excluded.components,
-  max_jobs = excluded.max_jobs;
+  max_jobs = excluded.max_jobs, resources = excluded.resources;
 
 -- name: worker_renew
 -- Renew a lease that has not ended.
@@ -527,7 +544,7 @@ WHERE id = $1 AND lease_until_us > now AND NOT has_left RETURNING id;
 
 -- name: workers
 -- The workers whose lease has not ended, with how many jobs each holds.
-SELECT id, host, pid, version, components, max_jobs, registered_us, heartbeat_us, lease_until_us,
+SELECT id, host, pid, version, components, max_jobs, resources, registered_us, heartbeat_us, lease_until_us,
        (SELECT count(*) FROM jobs WHERE owner = workers.id) AS jobs
 FROM workers WHERE lease_until_us > (SELECT store_now($1)) AND NOT has_left ORDER BY registered_us, id;
 

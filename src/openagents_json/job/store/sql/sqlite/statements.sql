@@ -323,10 +323,11 @@ DELETE FROM abandoned WHERE worker = ?;
 
 -- name: worker_put
 -- A worker lives until its lease ends, which the steady clock (?9) says; since when, if it did before.
-INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs)
-VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+INSERT INTO workers (id, registered_us, heartbeat_us, lease_until_us, host, pid, version, components, max_jobs, resources)
+VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10)
 ON CONFLICT (id) DO UPDATE SET heartbeat_us = ?2, lease_until_us = ?3, host = ?4, pid = ?5, version = ?6,
-  components = ?7, max_jobs = ?8, registered_us = CASE WHEN lease_until_us > ?9 THEN registered_us ELSE ?2 END;
+  components = ?7, max_jobs = ?8, resources = ?10,
+  registered_us = CASE WHEN lease_until_us > ?9 THEN registered_us ELSE ?2 END;
 
 -- name: worker_renew
 -- Renew a lease that has not ended.
@@ -334,7 +335,7 @@ UPDATE workers SET heartbeat_us = :now, lease_until_us = :until WHERE id = :work
 
 -- name: workers
 -- The workers whose lease has not ended, with how many jobs each holds.
-SELECT id, host, pid, version, components, max_jobs, registered_us, heartbeat_us, lease_until_us,
+SELECT id, host, pid, version, components, max_jobs, resources, registered_us, heartbeat_us, lease_until_us,
        (SELECT count(*) FROM jobs WHERE owner = workers.id) AS jobs
 FROM workers WHERE lease_until_us > ? ORDER BY registered_us, id;
 

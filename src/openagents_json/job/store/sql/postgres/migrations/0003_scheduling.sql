@@ -45,3 +45,7 @@ CREATE TABLE buckets (
   full_us bigint NOT NULL
 );
 CREATE INDEX buckets_full ON buckets (full_us);
+
+-- Workers say what they have of each resource: {name: amount} as JSON.
+
+ALTER TABLE workers ADD COLUMN resources bytea NOT NULL DEFAULT '{}';

@@ -47,3 +47,7 @@ CREATE TABLE buckets (
   full_us INTEGER NOT NULL  -- when it will be
 ) WITHOUT ROWID;
 CREATE INDEX buckets_full ON buckets (full_us);
+
+-- Workers say what they have of each resource: {name: amount}.
+
+ALTER TABLE workers ADD COLUMN resources TEXT NOT NULL DEFAULT '{}';
