@@ -24,7 +24,7 @@ from openagents_json.job.store.contract.jobs import (
     request,
     wide,
 )
-from openagents_json.job.store.memory import MemoryJob
+from openagents_json.job.store.memory_job import MemoryJob
 from openagents_json.job.upkeep import Checked, check_store
 from openagents_json.testing import FakeClock
 from tests.postgres_server import Server

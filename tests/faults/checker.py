@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openagents_json.amounts import inside
@@ -24,7 +24,9 @@ from openagents_json.job.machine import JobState, encode_snapshot, fold
 from openagents_json.job.machine.state import decode_snapshot
 from openagents_json.job.model import JobStatus, JobSummary
 from openagents_json.job.store import JobRow, JobStore, row_of
+from openagents_json.job.store.deadlines import Deadline
 from openagents_json.job.store.query import build_query, encode_cursor
+from openagents_json.job.store.shares import Share
 from openagents_json.jsondata import decode, encode
 from openagents_json.workflow import Plan, build_plan, stored_workflow
 
@@ -341,6 +343,8 @@ def _row_of_summary(summary: JobSummary, like: JobRow) -> JobRow:
         requires=summary.requires,
         deaths=like.deaths,
         spending=_spending_of(summary),
+        share=None if summary.share is None else replace(like.share or Share("", 0), key=summary.share),
+        deadline=_deadline_of_summary(summary, like),
     )
 
 
@@ -348,3 +352,10 @@ def _spending_of(summary: JobSummary) -> str | None:
     if not summary.budget and not summary.spent:
         return None
     return encode({"budget": inside(summary.budget), "spent": inside(summary.spent)}).decode()
+
+
+def _deadline_of_summary(summary: JobSummary, like: JobRow) -> Deadline | None:
+    if summary.deadline is None:
+        return None
+    known = like.deadline or Deadline(0)
+    return replace(known, at_us=as_microseconds(summary.deadline), is_at_risk=summary.at_risk)

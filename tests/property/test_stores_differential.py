@@ -27,7 +27,7 @@ from openagents_json.errors import LeaseLost
 from openagents_json.job.store import MemoryJobStore, SqliteJobStore
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.file import FileJobStore
-from openagents_json.job.store.memory import MemoryJob
+from openagents_json.job.store.memory_job import MemoryJob
 from openagents_json.job.store.records import Claim, Commit, Held, Request
 from openagents_json.job.store.sqlite_schema import connect, migrate
 from openagents_json.resources import Offers

@@ -23,7 +23,7 @@ from openagents_json.job import manager
 from openagents_json.job.engine import making, runner, worker
 from openagents_json.job.events import encode_events
 from openagents_json.job.model import JobStatus
-from openagents_json.job.store.memory import MemoryJob
+from openagents_json.job.store.memory_job import MemoryJob
 from openagents_json.settings import Settings
 from tests.faults.checker import Effect, Evidence, Record, read_records, violations
 from tests.faults.sizes import Hits

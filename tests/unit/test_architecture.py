@@ -24,6 +24,7 @@ LARGER: dict[str, str] = {
     "job/engine/worker.py": "the loops of one worker, and what runners and the manager tell it",
     "job/store/memory.py": "the verbs of the contract one after the other, each a few lines",
     "job/store/file_changes.py": "one short class for each kind of line, and the table of them",
+    "job/store/postgres.py": "the verbs of the contract one after the other; what they do stands elsewhere",
     "job/store/sqlite.py": "the verbs of the contract one after the other; what they do stands elsewhere",
     "workflow/grammar.py": "one recursive-descent parser; a rule and its neighbours are read together",
 }

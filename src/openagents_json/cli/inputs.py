@@ -1,9 +1,11 @@
-"""The inputs of a job from `--input name=value`, `--input name=@file` and `--inputs file.json`."""
+"""The inputs of a job from `--input name=value`, `--input name=@file` and `--inputs file.json`, and its deadline."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.workflow import limits
 from openagents_json.workflow.text import BadText, read_json
 
+_FROM_NOW = re.compile(r"(\d{1,6})\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 SCHEMA_DEPTH = 8  # references and combinations followed to see whether a schema says string
 
 
@@ -112,3 +116,15 @@ def _read_text(file: str, option: str) -> str:
         raise UsageProblem(f"{option}: {_name(file)} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UsageProblem(f"{option}: {_name(file)} is not UTF-8 (byte {error.start}).") from None
+
+
+def read_deadline(text: str, now: datetime) -> datetime:
+    """An aware time: ISO 8601 (local unless it has a zone), or a time from now such as `90m`, `2h`, `3d`."""
+    try:
+        if found := _FROM_NOW.fullmatch(text.strip()):
+            return now + timedelta(**{_UNITS[found.group(2)]: int(found.group(1))})
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageProblem(
+            f"--deadline {text}: give a time such as 2026-01-31T12:00, or one from now such as 90m, 2h, 3d."
+        ) from None

@@ -41,6 +41,7 @@ def list_(
     status: Annotated[list[str] | None, typer.Option("--status", help="RUNNING, or several: RUNNING,QUEUED.")] = None,
     workflow: Annotated[list[str] | None, typer.Option("--workflow", help="Id of the workflow; repeatable.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable, all must be there.")] = None,
+    share: Annotated[str | None, typer.Option("--share", metavar="KEY", help="Key of the share they count to.")] = None,
     error: Annotated[str | None, typer.Option("--error", help="Part of the error's type or message.")] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Created since: 2026-01-31, 2026-01-31T12:00, or 2h, 3d ago.")
@@ -58,7 +59,7 @@ def list_(
     from openagents_json.cli.listing import Filters, list_jobs
 
     filters = Filters(
-        tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), error, since, until, order, limit, cursor
+        tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), error, since, until, order, limit, cursor, share
     )
     return list_jobs(filters, store, output_of(context, as_json))
 

@@ -63,6 +63,7 @@ class Filters:
     order: str = "-created_at"
     limit: int = 50
     cursor: str | None = None
+    share: str | None = None
 
     def query(self, now: datetime) -> dict[str, Any]:
         """The filters of `JobManager.list_jobs`. `UsageProblem` for a time that cannot be read."""
@@ -73,6 +74,8 @@ class Filters:
             query["workflow_id"] = list(self.workflow)
         if self.tags:
             query["tags"] = list(self.tags)
+        if self.share is not None:
+            query["share"] = self.share
         if self.error is not None:
             query["error"] = self.error
         times = {"after": ("--since", self.since), "before": ("--until", self.until)}
@@ -126,6 +129,8 @@ def _row(job: JobSummary, now: datetime, spent: tuple[str, ...]) -> tuple[str, .
     status = job.display_status
     if not job.status.is_final and (job.cancel_requested or job.pause_requested):
         status += ", cancel asked" if job.cancel_requested else ", pause asked"
+    if not job.status.is_final and job.at_risk:
+        status += ", deadline at risk"
     took = "-"
     if job.started_at is not None:
         took = duration(((job.completed_at or now) - job.started_at).total_seconds())
@@ -171,6 +176,11 @@ def status_lines(status: Mapping[str, Any], now: datetime) -> list[str]:
     lines += [f"  {label:<7}  {short_time(status[key], now)}" for label, key in times if status[key] is not None]
     if spent := spent_text(status["spent"], status["budget"]):
         lines.append(f"  spent    {spent}")
+    if status["share"] is not None:
+        lines.append(f"  share    {printable(status['share'])}")
+    if status["deadline"] is not None:
+        risk = ", at risk" if status["at_risk"] else ""
+        lines.append(f"  deadline {short_time(status['deadline'], now)}{risk}")
     lines += _relative_lines(status)
     lines += [f"  waits    {_wait(one, now)}" for one in status["waiting_for"][:STEPS_SHOWN]]
     lines += [f"  asked    {_request(one)}" for one in status["requests"]]

@@ -15,6 +15,7 @@ from openagents_json.cli.invocation import invocation_of
 from openagents_json.cli.jobs import app as jobs
 from openagents_json.cli.pauses import pause, pauses, resume
 from openagents_json.cli.run import run
+from openagents_json.cli.shares import app as shares
 from openagents_json.cli.store import app as store
 from openagents_json.cli.worker import worker
 from openagents_json.cli.workers import workers
@@ -38,6 +39,7 @@ app.command("resume", epilog=epilog())(resume)
 app.command("pauses", epilog=epilog())(pauses)
 app.command("worker", epilog=epilog())(worker)
 app.command("workers", epilog=epilog())(workers)
+app.add_typer(shares, name="shares", epilog=epilog())
 app.command("health", epilog=epilog())(health)
 app.add_typer(store, name="store", epilog=epilog())
 

@@ -36,6 +36,13 @@ def run(
     ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag to find the job by; repeatable.")] = None,
     budget: Budget = None,
+    share: Annotated[
+        str | None, typer.Option("--share", metavar="KEY", help="Whose fair share of the work it counts to.")
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option("--deadline", metavar="TIME", help="Come forward in time for 2026-01-31T12:00, or 2h from now."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue the job and return; `openagents worker` runs it.")
     ] = False,
@@ -68,6 +75,8 @@ def run(
         idempotency_key=idempotency_key,
         tags=tuple(tags or ()),
         budget=tuple(budget or ()),
+        share=share,
+        deadline=deadline,
         detach=detach,
         resume=resume,
         timeout_s=timeout_s,

@@ -13,7 +13,7 @@ from openagents_json.app import OpenAgentsApp
 from openagents_json.cli.amounts import amount_text, resource_options
 from openagents_json.cli.budgets import read_amounts
 from openagents_json.cli.exit_codes import OF_STATUS, Exit
-from openagents_json.cli.inputs import read_inputs
+from openagents_json.cli.inputs import read_deadline, read_inputs
 from openagents_json.cli.invocation import Invocation
 from openagents_json.cli.loading import load_app
 from openagents_json.cli.opening import asker, opened, refuse_memory
@@ -22,6 +22,7 @@ from openagents_json.cli.showing import Display, job_name, make_display, show_re
 from openagents_json.cli.stopping import Stop
 from openagents_json.cli.text import printable
 from openagents_json.cli.view import JobView
+from openagents_json.clock import as_datetime
 from openagents_json.errors import InvalidInputs, StoreUnavailable
 from openagents_json.job.events import Event
 from openagents_json.job.manager import JobManager
@@ -50,6 +51,8 @@ class RunOptions:
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
     budget: tuple[str, ...] = ()
+    share: str | None = None
+    deadline: str | None = None
     detach: bool = False
     resume: bool = False
     timeout_s: float | None = None
@@ -101,6 +104,7 @@ class _Run:
         if options.resume and (found := await self.unfinished(jobs)) is not None:
             await self.continue_job(jobs, found)
             return found.id
+        now, deadline = as_datetime(jobs.clock.now_us()), options.deadline
         job_id = await jobs.create_job(
             self.workflow.id,
             self.inputs,
@@ -110,6 +114,8 @@ class _Run:
             tags=options.tags,
             budget=self.budget,
             start=True,
+            share_key=options.share,
+            deadline=None if deadline is None else read_deadline(deadline, now),
         )
         if options.idempotency_key is not None:  # it may be an earlier one, which nobody has started or resumed
             await self.set_going(jobs, await jobs.get_summary(job_id))

@@ -14,6 +14,7 @@ from openagents_json.errors import InvalidInputs, Problem
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.arrival import STRICT_AGING_S
 from openagents_json.job.store.pauses import PauseKind
+from openagents_json.job.store.shares import MAX_WEIGHT, MIN_WEIGHT
 from openagents_json.jsondata import NotJson, plain
 from openagents_json.workflow import Workflow, limits
 from openagents_json.workflow.problems import member_path
@@ -45,6 +46,22 @@ def aging_of(aging_s: float | str) -> float:
     if not is_number or not 0 <= float(aging_s) <= STRICT_AGING_S:
         raise ValueError(f"{aging_s!r} is no aging time: give seconds, 0 to {STRICT_AGING_S:,.0f}, or 'strict'.")
     return float(aging_s)
+
+
+def share_of(key: str | None) -> str | None:
+    """The key of a share as it is. `InvalidInputs` beyond the limit."""
+    if key is not None and (not isinstance(key, str) or not 0 < len(key) <= limits.SHARE_KEY_CHARACTERS):
+        message = f"The key of a share is a text of 1 to {limits.SHARE_KEY_CHARACTERS} characters."
+        raise InvalidInputs([Problem("$.share_key", message)], "the job")
+    return key
+
+
+def weight_of(weight: float) -> float:
+    """The weight of a share. `ValueError` for what is none."""
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not is_number or not MIN_WEIGHT <= float(weight) <= MAX_WEIGHT:
+        raise ValueError(f"{weight!r} is no weight of a share: give a number, {MIN_WEIGHT:g} to {MAX_WEIGHT:,g}.")
+    return float(weight)
 
 
 def metadata_of(workflow: Workflow, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "job.created": (
         "the job is accepted",
         "job_id workflow_id version definition inputs priority tags metadata start_at_us? idempotency_key? parent? "
-        "origin? given? budget?",
+        "origin? given? budget? share? deadline_us? expected_us?",
     ),
     "job.queued": (
         "it wants a worker; requires: one that meets one of these; by: the job that it made room for",
@@ -67,6 +67,10 @@ EVENT_TYPES: dict[str, tuple[str, str]] = {
     "job.waiting": (
         "all that is left waits: for a time, a signal, a child or a decision",
         "until_us",
+    ),
+    "job.deadline_at_risk": (
+        "a worker has it, and it will perhaps miss its deadline; expected_us: how long its attempts will still take",
+        "deadline_us expected_us",
     ),
     "job.worker_lost": ("the worker that held it is dead", "worker deaths"),
     "job.timed_out": ("it has taken longer than its timeout", "error"),

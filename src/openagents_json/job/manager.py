@@ -43,10 +43,13 @@ from openagents_json.job.arguments import (
     payload_of,
     placed,
     priority_of,
+    share_of,
     tags_of,
+    weight_of,
 )
 from openagents_json.job.bus import Bus, Listener, Subscription
 from openagents_json.job.engine import (
+    Expectations,
     First,
     JobIsThere,
     JobMaker,
@@ -69,9 +72,10 @@ from openagents_json.job.store import JobStore, NewJob, Request, StoredJob, Stor
 from openagents_json.job.store.grants import Blocked
 from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
+from openagents_json.job.store.shares import StoredShare
 from openagents_json.job.views import job_of, output_of, status_of, worker_of
 from openagents_json.settings import Settings, load_settings
-from openagents_json.workflow import EnvironmentSecrets, SecretProvider, WorkflowRegistry
+from openagents_json.workflow import EnvironmentSecrets, SecretProvider, Workflow, WorkflowRegistry
 from openagents_json.workflow.plan import signal_problems
 
 ALLOWED_UNTIL_FINAL: tuple[Verb, ...] = ("signal", "set_priority")  # and the store knows a job that is final
@@ -125,7 +129,8 @@ class JobManager:
         self._states = KnownStates()
         self._reader = JobReader(self.store, self._plans, self._states)
         self._settler = Settler(self.store, Leases(self.store, self.worker_id), self._plans, self.clock)
-        self._maker = JobMaker(self.workflows, self._plans, self.clock)
+        self._expectations = Expectations(self.store, self.clock)
+        self._maker = JobMaker(self.workflows, self._plans, self._expectations, self.clock)
         self._worker = Worker(
             self.worker_id,
             self.store,
@@ -203,16 +208,21 @@ class JobManager:
         budget: Mapping[str, Any] | None = None,
         start: bool = False,
         start_at: datetime | None = None,
+        share_key: str | None = None,
+        deadline: datetime | None = None,
     ) -> str:
         """Accept a job and return its id; it survives from then on whatever happens.
 
         `priority` defaults to the workflow's, else MEDIUM. `start_at` (aware) starts it by itself. `budget`
-        ({"seconds", "tokens", "cost"}) comes over the workflow's, each by itself; None is no limit. With an
+        ({"seconds", "tokens", "cost"}) comes over the workflow's, each by itself; None is no limit. Jobs with the same
+        `share_key` (default: what the workflow says) get one fair share of the work, see `set_share`. A job with a
+        `deadline` (aware) comes forward in the queue in time; `job.deadline_at_risk` says when it may be late. With an
         `idempotency_key` the same call again returns the same job. `WorkflowNotFound`, `InvalidInputs` (all problems),
         `IdempotencyConflict` (the key with another body), `LimitReached` (with `start`, and `concurrency` of the
         workflow refuses it), `StoreUnavailable` (not accepted).
         """
         workflow = self.workflows.get(workflow_id, version)
+        await self._expect(workflow, share_key, deadline)
         new, state = self._maker.make(
             workflow,
             dict(inputs or {}),
@@ -223,6 +233,8 @@ class JobManager:
             idempotency_key=key_of(idempotency_key),
             budget=budget_of(budget),
             start=start,
+            share=share_of(share_key),
+            deadline_us=None if deadline is None else as_microseconds(deadline),
         )
         job_id = await self._accept(new, state)
         if start_at is not None:
@@ -241,6 +253,8 @@ class JobManager:
         tags: Iterable[str] = (),
         budget: Mapping[str, Any] | None = None,
         start: bool = False,
+        share_key: str | None = None,
+        deadline: datetime | None = None,
     ) -> list[str]:
         """Accept a job for each of the inputs (at most `MAX_CREATED_AT_ONCE`) in one transaction, all or none; their
         ids, in order. The rest as in `create_job`: `idempotency_keys` has one key for each, and problems of inputs have
@@ -250,6 +264,9 @@ class JobManager:
         workflow = self.workflows.get(workflow_id, version)
         rank = priority_of(priority or workflow.priority or JobPriority.MEDIUM)
         about, tags, spendable = metadata_of(workflow, metadata), tags_of(tags), budget_of(budget)
+        share = share_of(share_key)
+        deadline_us = None if deadline is None else as_microseconds(deadline)
+        await self._expect(workflow, share, deadline)
         made: list[tuple[NewJob, JobState]] = []
         for place, given in enumerate(inputs):
             key = key_of(idempotency_keys[place]) if idempotency_keys is not None else None
@@ -264,6 +281,8 @@ class JobManager:
                         idempotency_key=key,
                         budget=spendable,
                         start=start,
+                        share=share,
+                        deadline_us=deadline_us,
                     )
                 )
             if place % MADE_AT_ONCE == 0:
@@ -301,6 +320,8 @@ class JobManager:
         if not origin.is_final:
             allowed = allowed_verbs(origin.status, origin.pause_requested)
             raise InvalidTransition(job_id, "retry", origin.status, allowed, "only what has ended is retried")
+        if origin.share is not None:
+            await self._expectations.learn_of(origin.workflow_id)
         new, state = make_retry(
             self._maker,
             origin,
@@ -315,6 +336,11 @@ class JobManager:
             start=start,
         )
         return await self._accept(new, state)
+
+    async def _expect(self, workflow: Workflow, share_key: str | None, deadline: datetime | None) -> None:
+        """Know how long jobs of a workflow take, if it matters for a new one."""
+        if share_key is not None or deadline is not None or workflow.share_key is not None:
+            await self._expectations.learn_of(workflow.id)
 
     async def _accept(self, new: NewJob, state: JobState) -> str:
         """Write a new job and set it going; its id, or that of the one that its idempotency key was used for."""
@@ -540,6 +566,17 @@ class JobManager:
         if is_repeated(verb, status, paused) or verb in allowed_verbs(status, paused):
             return
         raise InvalidTransition(job_id, spoken(verb), status, allowed_verbs(status, paused))
+
+    async def set_share(self, key: str, weight: float) -> None:
+        """Give the jobs of a share `weight` times as much of the work as those of a share that nothing was set for;
+        from their next job on, in all workers. `ValueError` for a weight that is none."""
+        share_of(key)
+        await self.store.set_share(key, weight_of(weight))
+
+    async def list_shares(self, after: str = "", limit: int = 1_000) -> list[StoredShare]:
+        """The shares with keys above `after`, in order: weight, and how many microseconds of work each is ahead of
+        those that are served next. Of those with a weight of 1 that are not ahead some may be missing."""
+        return await self.store.list_shares(after, limit)
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -112,6 +112,9 @@ class JobSummary:
     # were reported. Both are empty for a job without a budget of which no component has reported anything.
     budget: Mapping[str, Any] = field(default_factory=dict, hash=False)
     spent: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    share: str | None = None  # key of the share that it counts to
+    deadline: datetime | None = None
+    at_risk: bool = False  # a worker has found that it will perhaps miss its deadline
 
     @property
     def display_status(self) -> str:

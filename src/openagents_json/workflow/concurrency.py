@@ -1,5 +1,5 @@
-"""The key of `concurrency`: what may stand in it. It is worked out when a job is made, so that it can look at inputs
-alone, and it is shown to whoever asks what a job waits for."""
+"""The key of `concurrency`, and `share_key`: what may stand in them. Each is worked out when a job is made, so that it
+can look at inputs alone, and it is shown to whoever asks what a job waits for."""
 
 from __future__ import annotations
 

@@ -69,15 +69,15 @@ class _Planner:
         for node in self.nodes.values():
             if node.nested is not None and node.body is not None:
                 made |= node.body.by_id
-        secret = secret_names(workflow.inputs)
-        return Plan(workflow, root, finally_block, outputs, self.nodes | made, self.limit_key(secret), secret)
+        limit_key = self.key(workflow.limit.key if workflow.limit else None, "$.concurrency.key")
+        keys = limit_key, secret_names(workflow.inputs), self.key(workflow.share_key, "$.share_key")
+        return Plan(workflow, root, finally_block, outputs, self.nodes | made, *keys)
 
-    def limit_key(self, secret_inputs: frozenset[str]) -> Template | None:
-        path, limit = "$.concurrency.key", self.workflow.limit
-        if limit is None or limit.key is None:
+    def key(self, given: str | None, path: str) -> Template | None:
+        if given is None:
             return None
-        key = self.compile(limit.key, path)
-        for problem in key_problems(key, secret_inputs):
+        key = self.compile(given, path)
+        for problem in key_problems(key, secret_names(self.workflow.inputs)):
             self.problem(path, *problem)
         self.check_inputs(key, path)
         return key

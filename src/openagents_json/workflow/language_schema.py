@@ -31,6 +31,7 @@ TEXTS = {
         "timeout": "Seconds that a job may take, from its first start.",
         "concurrency": "How many jobs are on at a time; left out, any number.",
         "budget": "What a job may spend; it is paused when one of these is spent.",
+        "share_key": "With expressions of `inputs`: jobs for which it has the same value get one fair share.",
         "inputs": "A JSON Schema of an object: what a job is given.",
         "steps": "A step without `needs` runs after all steps before it.",
         "outputs": "Any JSON with expressions. Left out: the last step's output under its id.",

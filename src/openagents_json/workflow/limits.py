@@ -14,6 +14,7 @@ ITERATIONS = 10_000  # of a repeat
 CHILD_DEPTH = 16  # workflows started by workflows
 CONCURRENT_JOBS = 10_000  # of one workflow, or of one key of its `concurrency`
 CONCURRENCY_KEY_CHARACTERS = 200  # of such a key as JSON
+SHARE_KEY_CHARACTERS = 200
 SIGNALS_KEPT = 1_000  # signals of a job that no step has taken yet
 TEMPLATE_BYTES = 64 * 1024  # of one string with expressions in it
 VIEW_BYTES = 64 * 1024 * 1024  # a container's output

@@ -228,6 +228,7 @@ class Workflow(_Model):
     timeout: Seconds | None = None  # of the whole job, from its first start
     concurrency: JobCount | Concurrency | None = None
     budget: Budget | None = None  # of each job, unless it says otherwise
+    share_key: str | None = Field(default=None, min_length=1, max_length=limits.TEMPLATE_BYTES)
     # Of a definition that the engine makes for an item of a spreading foreach: the step ids and the names (item,
     # index …) of its parent that it refers to.
     given: list[str] = _empty(list)

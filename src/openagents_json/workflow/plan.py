@@ -118,6 +118,7 @@ class Plan:
     nodes: dict[str, Node]  # every step by id, nested ones and undo calls (`ID[undo]`) included
     limit_key: Template | None  # of `concurrency`; evaluated with the inputs alone
     secret_inputs: frozenset[str]  # inputs marked writeOnly: they hold {"secret": NAME}, never a value
+    share_key: Template | None = None  # evaluated with the inputs alone
 
     @cached_property
     def component_names(self) -> frozenset[str]:

@@ -7,10 +7,12 @@ from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.retrying import make_retry
 from openagents_json.job.engine.runner import First, JobIsThere
 from openagents_json.job.engine.settle import Settler
+from openagents_json.job.engine.sharing import Expectations
 from openagents_json.job.engine.states import KnownStates
 from openagents_json.job.engine.worker import Worker
 
 __all__ = [
+    "Expectations",
     "First",
     "JobIsThere",
     "JobMaker",

@@ -76,6 +76,7 @@ class Attempt:
         self._stop_by: str | None = None  # the job that asked, if one did
         self._timed_out = False
         self._preparation: asyncio.Task[None] | None = None
+        self.began_us = worker.clock.now_us()
 
     def prepare(self, preparation: asyncio.Task[None]) -> None:
         """Something has to be waited for before the call: it ends by `start` or `fail`, and is cancelled when the

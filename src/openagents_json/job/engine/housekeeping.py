@@ -1,4 +1,5 @@
-"""What a worker does now and then for the store as a whole: old jobs are deleted, and leaks are tried again."""
+"""What a worker does now and then for the store as a whole: old jobs are deleted, leaks are tried again, and
+it is told how long steps and jobs take."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 RETAIN_S = 3_600.0  # how often old jobs are deleted
 RETAIN_BATCH = 500
 LEAKS_S = 3_600.0  # how often leaks are tried again
+LEARN_S = 5.0  # how often the store is told how long steps and jobs took
 LEAKS_AT_ONCE = 100  # tried again in one round; the next round goes on behind them
 
 logger = logging.getLogger("openagents_json.worker")
@@ -31,7 +33,7 @@ class Housekeeping:
     @property
     def loops(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What the worker does again and again."""
-        return self._retain, self._tend_leaks
+        return self._retain, self._tend_leaks, self._learn
 
     async def _retain(self) -> None:
         days = self._worker.settings.job_retention_days
@@ -42,6 +44,15 @@ class Housekeeping:
     async def _tend_leaks(self) -> None:
         await self.retry_leaks()
         await self._worker.clock.sleep(LEAKS_S)
+
+    async def _learn(self) -> None:
+        await self._worker.clock.sleep(LEARN_S)
+        await self.tell_durations()
+
+    async def tell_durations(self) -> None:
+        """Tell the store how long steps and jobs took since it was told last. What is lost is lost."""
+        if samples := self._worker.seen.take():
+            await self._worker.store.learn(samples)
 
     async def retry_leaks(self) -> None:
         """Try to release what jobs could not: each leak once whose component is here, one at a time."""

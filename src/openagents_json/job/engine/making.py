@@ -13,6 +13,7 @@ from openagents_json.ids import uuid7
 from openagents_json.job import machine
 from openagents_json.job.engine.limiting import limit_of
 from openagents_json.job.engine.plans import Plans
+from openagents_json.job.engine.sharing import Expectations, share_of
 from openagents_json.job.machine import Child, ChildSpec, JobState, Takeover
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.records import Definition, NewJob, row_of
@@ -36,10 +37,11 @@ class _Recipe:
 class JobMaker:
     """Makes new jobs without writing them."""
 
-    def __init__(self, workflows: WorkflowRegistry, plans: Plans, clock: Clock) -> None:
+    def __init__(self, workflows: WorkflowRegistry, plans: Plans, expectations: Expectations, clock: Clock) -> None:
         self._workflows = workflows
         self._plans = plans
         self._clock = clock
+        self._expectations = expectations
         self._recipes: OrderedDict[str, _Recipe] = OrderedDict()  # by content hash, the last used last
 
     def make(
@@ -56,12 +58,18 @@ class JobMaker:
         parent: dict[str, Any] | None = None,
         takeover: Takeover | None = None,
         budget: Budget | None = None,
+        share: str | None = None,
+        deadline_us: int | None = None,
     ) -> tuple[NewJob, JobState]:
-        """A new job and its state; `budget` comes over that of the workflow. `InvalidInputs` with every problem of the
-        inputs, or of the key of its limit."""
+        """A new job and its state; `budget` comes over that of the workflow, and without `share` it has that of its
+        workflow. `InvalidInputs` with every problem of the inputs, or of the key of its limit or share."""
         recipe = self._recipe(workflow)
         values = recipe.inputs.validate(inputs)
         now_us = self._clock.now_us()
+        is_attached = parent is not None and not parent["detached"]
+        # What an attached child uses counts to its parent, and so to the parent's share.
+        share = None if is_attached else share or share_of(recipe.plan, values)
+        is_expected = share is not None or deadline_us is not None
         state, events = machine.create(
             recipe.plan,
             uuid7(now_us),
@@ -76,8 +84,10 @@ class JobMaker:
             takeover=takeover,
             budget=budget_over(workflow.spendable, budget),
             start=start,
+            share=share,
+            deadline_us=deadline_us,
+            expected_us=self._expectations.of(recipe.plan) if is_expected else 0,
         )
-        is_attached = parent is not None and not parent["detached"]
         limit = None if is_attached else limit_of(recipe.plan, values)
         new = NewJob(
             state.job_id,

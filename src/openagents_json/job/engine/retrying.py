@@ -30,8 +30,8 @@ def make_retry(
     budget: Budget | None = None,
     start: bool,
 ) -> tuple[NewJob, JobState]:
-    """A new job of the definition that `origin`, which is final, was made from. It has no parent: of a child, the
-    parent has gone on without it. `InvalidInputs` with every problem."""
+    """A new job of the definition that `origin`, which is final, was made from, with its share and without its
+    deadline. It has no parent: of a child, the parent has gone on without it. `InvalidInputs` with every problem."""
     problems = takeover_problems(origin.plan, from_step, outputs)
     set_by_hand: dict[str, Any] = {}
     for name, value in outputs.items():
@@ -62,4 +62,5 @@ def make_retry(
         start=start,
         takeover=Takeover(about, results),
         budget={**dict.fromkeys(KEYS.values()), **origin.budget, **(budget or {})},
+        share=origin.share,
     )

@@ -35,6 +35,7 @@ from openagents_json.job.engine.tracking import Tracking
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
     PREEMPTED,
+    AttemptSucceeded,
     Call,
     Child,
     ChildSpec,
@@ -48,6 +49,7 @@ from openagents_json.job.machine import (
     decide,
     encode_snapshot,
     next_due_us,
+    risk_us,
 )
 from openagents_json.job.model import FINAL, JobStatus
 from openagents_json.job.store.records import Claim, NewJob, Request, row_of
@@ -416,6 +418,9 @@ class Runner:
         if self._attempts.get(attempt.path) is attempt:
             del self._attempts[attempt.path]
         self._spending.ends((attempt.path, attempt.token))
+        if isinstance(happening, AttemptSucceeded) and (run := self.state.runs.get(attempt.path)) is not None:
+            took_us = self._worker.clock.now_us() - attempt.began_us
+            self._worker.seen.add(self.state.workflow_id, run.step_id, took_us)
         self.tell(happening)
 
     def _code_ended(self, attempt: Attempt) -> None:
@@ -431,9 +436,11 @@ class Runner:
         if self.state.pause_requested or self._released is not None:
             return  # nothing starts now; the turn that ends this sets the timer
         # An attempt that is due and has found no slot stands in `startable`; the slot will wake it.
-        due_us = next_due_us(self.state)
+        due_us, now_us = next_due_us(self.state), self._worker.clock.now_us()
+        if (risk := risk_us(self.state, now_us)) is not None and (due_us is None or risk < due_us):
+            due_us = risk + 1  # from then on
         if due_us is not None:
-            delay_s = (due_us - self._worker.clock.now_us()) / SECOND_US
+            delay_s = (due_us - now_us) / SECOND_US
             if delay_s > 0:
                 wait_s = delay_s if self._attempts or self._releases else min(delay_s, self._worker.longest_linger_s)
                 self._timer = self._worker.clock.call_later(wait_s, self.look_again)

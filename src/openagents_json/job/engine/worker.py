@@ -63,6 +63,7 @@ from openagents_json.job.machine import (
 )
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore
+from openagents_json.job.store.durations import WHOLE_JOB, Gathered
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, NewJob, WorkerInfo, first_claim
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
 from openagents_json.resources import PROCESSES, THREADS, Offers, had, occupied, requirement
@@ -128,6 +129,7 @@ class Worker:
         self.missing_component = _missing_component()
         self.outputs = Outputs(self)
         self.meter = Meter()
+        self.seen = Gathered()  # how long steps and jobs took, until the store is told
         self.housekeeping = Housekeeping(self)
         self.preemption = Preemption(self)
         self.pauses = Pauses(self)
@@ -271,6 +273,7 @@ class Worker:
             async with asyncio.timeout(STORE_S):
                 await self.outputs.close()
                 await self.store.unregister_worker(self.id, threads_run=self._threads_left > 0)
+                await self.housekeeping.tell_durations()
         except (StoreError, TimeoutError) as error:
             logger.warning("worker %s could not sign off: %s", self.id, error or "the store does not answer")
 
@@ -327,6 +330,8 @@ class Worker:
         """A commit is on disk."""
         self.store_error = None
         self.bus.publish(state, decision.events)
+        if state.status == JobStatus.COMPLETED:
+            self.seen.add(state.workflow_id, WHOLE_JOB, state.used_us)
         if state.plan.workflow.limit is not None and state.status != JobStatus.RUNNING:
             self.slots_changed(state)
         if state.status == JobStatus.QUEUED:
@@ -565,7 +570,7 @@ class Worker:
         """Run a new job at once if there is room: the outcome of its first turn, which writes it. `JobIsThere` in it
         when it need not be written, `StoreUnavailable` when it perhaps was not. None: it has to be created and queued
         in the ordinary way."""
-        if state.status != JobStatus.QUEUED or new.limit is not None or not self._has_room:
+        if state.status != JobStatus.QUEUED or new.limit is not None or new.row.is_placed or not self._has_room:
             return None
         if not self._loops or not serves(self.offers, state.required) or self.pauses.concerns(state):
             return None

@@ -53,6 +53,7 @@ from openagents_json.job.machine.turn import (
     no_children,
     no_slots,
 )
+from openagents_json.job.machine.use import risk_us
 
 __all__ = [
     "DEFAULT_CLEANUP_US",
@@ -109,6 +110,7 @@ __all__ = [
     "no_children",
     "no_slots",
     "refuse",
+    "risk_us",
     "spent_by",
     "spoken",
     "step_output",

@@ -72,6 +72,9 @@ def _created(state: JobState, data: Data, event: Event) -> None:
     state.origin = data.get("origin")
     state.given = data.get("given", {})
     state.budget = dict(data.get("budget", {}))
+    state.share = data.get("share")
+    state.expected_us = data.get("expected_us", 0)
+    state.deadline_us = data.get("deadline_us")
     state.created_us = event.at_us
     open_scope(state, Scope(ROOT, "", "", ""), 1.0)
 
@@ -151,6 +154,10 @@ def _priority_changed(state: JobState, data: Data, event: Event) -> None:
 
 def _budget_added(state: JobState, data: Data, event: Event) -> None:
     add(state.budget, data["amounts"])
+
+
+def _deadline_at_risk(state: JobState, data: Data, event: Event) -> None:
+    state.at_risk = True
 
 
 def _waiting(state: JobState, data: Data, event: Event) -> None:
@@ -554,6 +561,7 @@ _RULES: dict[str, Callable[[JobState, Data, Event], None]] = {
     "job.cancel_requested": _cancel_requested,
     "job.priority_changed": _priority_changed,
     "job.budget_added": _budget_added,
+    "job.deadline_at_risk": _deadline_at_risk,
     "job.waiting": _waiting,
     "job.worker_lost": _worker_lost,
     "job.timed_out": _timed_out,

@@ -74,8 +74,12 @@ def create(
     takeover: Takeover | None = None,
     budget: Amounts | None = None,
     start: bool = False,
+    share: str | None = None,
+    deadline_us: int | None = None,
+    expected_us: int = 0,
 ) -> tuple[JobState, list[Any]]:
-    """A new job: its state and first events. `inputs` are validated already; `takeover` is of a job that retries."""
+    """A new job: its state and first events. `inputs` are validated already; `takeover` is of a job that retries.
+    `expected_us` is what its attempts are expected to take, for its `share` and its deadline."""
     turn = Turn(new_state(plan), now_us, Terms(lambda: 0.0, no_slots, no_children))
     data: dict[str, Any] = {
         "job_id": job_id,
@@ -95,6 +99,12 @@ def create(
         data["budget"] = budget
     if parent is not None:
         data["parent"] = parent
+    if share is not None:
+        data["share"] = share
+    if deadline_us is not None:
+        data["deadline_us"] = deadline_us
+    if share is not None or deadline_us is not None:
+        data["expected_us"] = expected_us
     turn.record("job.created", data | (takeover.about if takeover is not None else {}))
     for result in takeover.results if takeover is not None else ():
         turn.record("step.taken_over", result)
@@ -204,13 +214,14 @@ def _take_claim(turn: Turn, claimed: Claimed | Offered) -> None:
         data["sort_at"] = claimed.sort_at
     if isinstance(claimed, Claimed) and claimed.preempted is not None:
         data["preempted"] = claimed.preempted
+    timeout_s = state.plan.workflow.timeout
     if state.started_us is not None:
         turn.record("job.continued", data)
-        return
-    timeout_s = state.plan.workflow.timeout
-    if timeout_s is not None:
-        data["deadline_us"] = turn.now_us + round(timeout_s * SECOND_US)
-    turn.record("job.started", data)
+    else:
+        if timeout_s is not None:
+            data["deadline_us"] = turn.now_us + round(timeout_s * SECOND_US)
+        turn.record("job.started", data)
+    resting.look_at_deadline(turn)
 
 
 def _take_failure(turn: Turn, run: StepRun, failed: AttemptFailed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openagents_json.job.machine import family, ledger
+from openagents_json.job.machine import family, ledger, use
 from openagents_json.job.machine.happenings import Released
 from openagents_json.job.machine.turn import Turn
 from openagents_json.job.model import JobStatus
@@ -12,6 +12,8 @@ from openagents_json.resources import shortened
 def conclude(turn: Turn) -> None:
     """Say truthfully where the job stands now that nothing more follows."""
     state = turn.state
+    if turn.is_held:
+        look_at_deadline(turn)
     if state.is_final or state.live or state.releases:
         return
     if not turn.is_held:
@@ -53,6 +55,15 @@ def _can_go_on_elsewhere(turn: Turn) -> bool:
     if not turn.elsewhere or state.agenda or state.closing or ledger.is_pending(turn):
         return False
     return all(path in turn.elsewhere for path in state.startable)
+
+
+def look_at_deadline(turn: Turn) -> None:
+    """A job that a worker has, and that will perhaps miss its deadline, says so, once."""
+    state = turn.state
+    at_us = use.risk_us(state, turn.now_us)
+    if at_us is not None and at_us < turn.now_us:
+        data = {"deadline_us": state.deadline_us, "expected_us": use.left_us(state, turn.now_us)}
+        turn.record("job.deadline_at_risk", data)
 
 
 def _conclude_at_rest(turn: Turn) -> None:

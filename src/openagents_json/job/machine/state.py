@@ -156,6 +156,10 @@ class Folded(msgspec.Struct, gc=False):
     preempted: int = 0  # how often it has made room for another job, as a whole or with an attempt
     made_room_for: str | None = None  # the last one, since it runs
     deaths: int = 0  # workers that died under it since the last recorded progress
+    share: str | None = None  # key of the share that it counts to
+    expected_us: int = 0  # what its attempts are expected to take in all, if it has a share or a deadline
+    deadline_us: int | None = None
+    at_risk: bool = False  # its deadline was found to be
     pause_requested: bool = False
     pause: dict[str, Any] | None = None  # {"by", "reason", "at_us"} of the last request
     pause_number: int = 0  # of the last request's event; children say it when they have heeded that one
@@ -216,6 +220,11 @@ class JobState(Folded, gc=False):
     @property
     def is_final(self) -> bool:
         return self.status.is_final
+
+    @property
+    def used_us(self) -> int:
+        """How long attempts of it were on, by its last event."""
+        return self.time_spent_us(self.seen_us)
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Protocol
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.durations import Duration, Sample
 from openagents_json.job.store.grants import Blocked, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
@@ -40,6 +41,7 @@ from openagents_json.job.store.records import (
     Waiting,
     WorkerInfo,
 )
+from openagents_json.job.store.shares import StoredShare
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.resources import Offers
 
@@ -86,8 +88,8 @@ class JobStore(ABC):
 
     @abstractmethod
     async def create_held(self, job: NewJob) -> Claim | None:
-        """Accept a job without a limit, QUEUED or RUNNING, on which its `owner` has the first lease. None when its id
-        or its idempotency key is there already: nothing is written, and `create` has the answer."""
+        """Accept a job without a limit, share or deadline, QUEUED or RUNNING, on which its `owner` has the first lease.
+        None when its id or its idempotency key is there already: nothing is written, and `create` has the answer."""
 
     @abstractmethod
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
@@ -135,6 +137,24 @@ class JobStore(ABC):
     @abstractmethod
     async def set_aging(self, aging_s: float) -> None:
         """Let a rank be worth so much waiting from now on, in every worker, and put the queue into its new order."""
+
+    @abstractmethod
+    async def set_share(self, key: str, weight: float) -> None:
+        """Give the jobs of a share so much of the work, against others with a weight of 1; from their next job on."""
+
+    @abstractmethod
+    async def list_shares(self, after: str = "", limit: int = 1_000) -> list[StoredShare]:
+        """The shares above `after`, by key: those whose weight was set or whose jobs have used something. One that has
+        the usual weight and is not ahead of the others may be missing."""
+
+    @abstractmethod
+    async def learn(self, samples: Sequence[Sample]) -> None:
+        """Take in how long steps and jobs took. Of all that was learned the latest `durations.MAX_DURATIONS` are kept,
+        and where many learn at the same time some of it may be lost."""
+
+    @abstractmethod
+    async def read_durations(self, workflow_id: str) -> list[Duration]:
+        """What was learned of the steps and jobs of a workflow, in no order."""
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 

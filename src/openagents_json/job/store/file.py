@@ -15,6 +15,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.base import Pulse
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.durations import Duration, Sample
 from openagents_json.job.store.file_keeper import FileKeeper
 from openagents_json.job.store.file_upkeep import facts_in, facts_on_disk, find_flaws, sizes_of
 from openagents_json.job.store.grants import Blocked, Want
@@ -39,6 +40,7 @@ from openagents_json.job.store.records import (
     Waiting,
     WorkerInfo,
 )
+from openagents_json.job.store.shares import StoredShare
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.resources import Offers
 
@@ -209,6 +211,18 @@ class FileJobStore(FileKeeper):
 
     async def set_aging(self, aging_s: float) -> None:
         await self._write(lambda memory: memory.set_aging(aging_s))
+
+    async def set_share(self, key: str, weight: float) -> None:
+        await self._write(lambda memory: memory.set_share(key, weight))
+
+    async def list_shares(self, after: str = "", limit: int = 1_000) -> list[StoredShare]:
+        return await self._read(lambda memory: memory.list_shares(after, limit))
+
+    async def learn(self, samples: Sequence[Sample]) -> None:
+        await self._write(lambda memory: memory.learn(samples))
+
+    async def read_durations(self, workflow_id: str) -> list[Duration]:
+        return await self._read(lambda memory: memory.read_durations(workflow_id))
 
     async def list_workers(self) -> list[StoredWorker]:
         return await self._read(lambda memory: memory.list_workers())

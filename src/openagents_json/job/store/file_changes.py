@@ -14,7 +14,9 @@ import msgspec
 
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus
-from openagents_json.job.store.memory import MemoryJob, MemoryJobStore
+from openagents_json.job.store.durations import Duration
+from openagents_json.job.store.memory import MemoryJobStore
+from openagents_json.job.store.memory_job import MemoryJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.records import (
@@ -26,6 +28,7 @@ from openagents_json.job.store.records import (
     Request,
     StoredLeak,
 )
+from openagents_json.job.store.shares import Account
 
 
 class Misfit(Exception):
@@ -85,6 +88,25 @@ class AgingSet(Change, tag="aging"):
 
     def apply(self, memory: MemoryJobStore, at_us: int) -> None:
         MemoryJobStore._set_aging(memory, self.aging_s)
+
+
+class ShareSet(Change, tag="share"):
+    """A share has that weight from now on."""
+
+    key: str
+    weight: float
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        MemoryJobStore._set_share(memory, self.key, self.weight)
+
+
+class Learned(Change, tag="learned"):
+    """What is known from now on of how long some steps and jobs take. Also in snapshots."""
+
+    durations: list[Duration]
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        MemoryJobStore._keep_durations(memory, self.durations)
 
 
 class Restored(Change, tag="restored"):
@@ -376,6 +398,15 @@ class Output(Change, tag="output"):
         memory._output.restore(self.job, self.chunks)
 
 
+class Accounts(Change, tag="accounts"):
+    """The accounts of some shares."""
+
+    accounts: list[Account]
+
+    def apply(self, memory: MemoryJobStore, at_us: int) -> None:
+        memory._shares.accounts |= {one.key: one for one in self.accounts}
+
+
 class End(Change, tag="end"):
     """The last line of a snapshot."""
 
@@ -386,6 +417,8 @@ AnyChange = (
     Defined
     | Accepted
     | AgingSet
+    | ShareSet
+    | Learned
     | Restored
     | Taken
     | GivenBack
@@ -408,6 +441,7 @@ AnyChange = (
     | Kept
     | History
     | Output
+    | Accounts
     | End
 )
 

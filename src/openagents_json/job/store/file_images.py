@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from openagents_json.job.store.file_changes import Change, History, Kept, Output, bare
-from openagents_json.job.store.memory import MemoryJob, MemoryJobStore
+from openagents_json.job.store.memory import MemoryJobStore
+from openagents_json.job.store.memory_job import MemoryJob
 from openagents_json.job.store.records import HISTORY_ROW_EVENTS
 
 

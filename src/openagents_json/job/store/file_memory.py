@@ -11,8 +11,10 @@ import msgspec
 
 from openagents_json.clock import Clock
 from openagents_json.job.model import ErrorInfo, JobStatus
+from openagents_json.job.store.durations import Duration
 from openagents_json.job.store.file_changes import (
     Accepted,
+    Accounts,
     AgingSet,
     BucketPut,
     Change,
@@ -23,11 +25,13 @@ from openagents_json.job.store.file_changes import (
     LeakDropped,
     Leaked,
     LeakTried,
+    Learned,
     Paused,
     PauseLifted,
     Printed,
     Requested,
     Restored,
+    ShareSet,
     SlotSet,
     SnapshotHeader,
     Taken,
@@ -38,10 +42,13 @@ from openagents_json.job.store.file_changes import (
 )
 from openagents_json.job.store.file_images import JobImage
 from openagents_json.job.store.file_lines import MAX_CHANGE_BYTES, Stamps, body
-from openagents_json.job.store.memory import MemoryJob, MemoryJobStore
+from openagents_json.job.store.memory import MemoryJobStore
+from openagents_json.job.store.memory_job import MemoryJob
 from openagents_json.job.store.output import OutputChunk
 from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.records import Commit, Definition, NewJob, Request, StoredLeak
+
+AT_ONCE = 256  # shares or durations in one line of a snapshot
 
 
 class JournaledMemory(MemoryJobStore):
@@ -71,6 +78,8 @@ class JournaledMemory(MemoryJobStore):
         for job in self._jobs.values():
             if job.limit is not None:
                 self._limits.note(job)
+            if job.row.share is not None:
+                self._shares.note(job)
             if job.row.status == JobStatus.QUEUED and job.owner is None and not job.is_blocked:
                 self._enqueue(job)
             if job.row.due_us is not None:
@@ -113,6 +122,14 @@ class JournaledMemory(MemoryJobStore):
             for job in self._jobs.values():
                 self.capture.keep(job)
         super()._set_aging(aging_s)
+
+    def _set_share(self, key: str, weight: float) -> None:
+        self._note(ShareSet(key=key, weight=weight))
+        super()._set_share(key, weight)
+
+    def _keep_durations(self, durations: Sequence[Duration]) -> None:
+        self._note(Learned(durations=list(durations)))
+        super()._keep_durations(durations)
 
     def _take(self, job: MemoryJob, worker: str, epoch: int) -> None:
         self._note_of(job, Taken(job=job.id, worker=worker, epoch=epoch))
@@ -176,8 +193,8 @@ class JournaledMemory(MemoryJobStore):
 
 
 class Capture:
-    """All jobs, definitions, leaks, pauses and buckets as they are when this is made. A job that is to change before
-    its turn has come is copied first (`keep`), so what `batches` gives is of one moment."""
+    """All jobs, definitions, leaks and the rest as they are when this is made. A job that is to change before its turn
+    has come is copied first (`keep`), so what `batches` gives is of one moment."""
 
     def __init__(self, memory: JournaledMemory, format: int) -> None:
         self._memory = memory
@@ -187,6 +204,8 @@ class Capture:
         self._leaks = memory._leaks.list(0, len(memory._leaks))
         self._pauses = memory._pauses.all()
         self._buckets = dict(memory._buckets)
+        self._accounts = [replace(one) for one in memory._shares.accounts.values()]
+        self._durations = memory._durations.all()
         self.jobs = len(self._left)
         self._header = SnapshotHeader(
             format=format,
@@ -213,10 +232,14 @@ class Capture:
         return (Defined(hash=key, document=document.decode()) for key, document in self._definitions.items())
 
     def others(self) -> Iterable[Change]:
-        """The lines that come after them."""
+        """The lines that come after them: leaks, pauses, buckets, shares and what was learned."""
         yield from (Leaked(job=leak.job_id, leak=leak) for leak in self._leaks)
         yield from (Paused(pause=pause) for pause in self._pauses)
         yield from (BucketPut(key=key, full_us=full_us) for key, full_us in self._buckets.items())
+        for start in range(0, len(self._accounts), AT_ONCE):
+            yield Accounts(accounts=self._accounts[start : start + AT_ONCE])
+        for start in range(0, len(self._durations), AT_ONCE):
+            yield Learned(durations=self._durations[start : start + AT_ONCE])
 
     def batches(self, size: int) -> Iterator[list[JobImage]]:
         """The jobs, in the order of their handles, so many at a time; each batch is made when it is asked for."""

@@ -9,35 +9,37 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from openagents_json.clock import Clock, SystemClock
 from openagents_json.errors import LeaseLost, RequestsPending, StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
-from openagents_json.job.store.arrival import DEFAULT_AGING_S, virtual_arrival_us
+from openagents_json.job.store.arrival import DEFAULT_AGING_S, place_us
 from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S, Allowance
+from openagents_json.job.store.durations import Duration, Sample
 from openagents_json.job.store.grants import Blocked, Want, blocked_in, decide_grants, keys_of
 from openagents_json.job.store.limits import (
     REPLACED,
     REPLACED_BY,
     Entry,
-    Limit,
     StoredLimit,
     balance,
     enter,
     keeps_slot,
     refuse,
 )
+from openagents_json.job.store.memory_durations import MemoryDurations
 from openagents_json.job.store.memory_grants import MemoryBuckets, MemoryPauses, known_to
+from openagents_json.job.store.memory_job import MemoryJob, fits, sortable
 from openagents_json.job.store.memory_leaks import MemoryLeaks
 from openagents_json.job.store.memory_limits import MemoryLimits
 from openagents_json.job.store.memory_moving import moved, refuse_to_restore
 from openagents_json.job.store.memory_output import MemoryOutput
+from openagents_json.job.store.memory_shares import MemoryShares
 from openagents_json.job.store.memory_upkeep import facts_of
 from openagents_json.job.store.memory_workers import MemoryWorkers
 from openagents_json.job.store.moving import MovedJob, queued_keys
@@ -52,7 +54,6 @@ from openagents_json.job.store.records import (
     Commit,
     Held,
     JobCounts,
-    JobRow,
     Listed,
     NewJob,
     QueuePlace,
@@ -63,90 +64,13 @@ from openagents_json.job.store.records import (
     Waiting,
     WorkerInfo,
     first_claim,
-    summary_of,
 )
 from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves
+from openagents_json.job.store.shares import StoredShare
 from openagents_json.job.store.upkeep import StoreFacts
 from openagents_json.resources import Offers
 
 STALE = 1_000  # entries of jobs that are gone, before their list is made anew
-
-
-@dataclass(slots=True)
-class MemoryJob:
-    """One job. Everything here is written by the verbs of the store only, each of which runs without an await."""
-
-    new: NewJob
-    handle: int
-    row: JobRow
-    queued_us: int | None = None
-    queued_total_us: int = 0
-    sort_at: int = 0
-    owner: str | None = None
-    epoch: int = 0
-    has_slot: bool = False  # of its limit
-    abandoned: Counter[str] = field(default_factory=Counter)  # threads that still run, by the worker that runs them
-    events: list[Event] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    request_keys: set[str] = field(default_factory=set)
-    snapshot: tuple[int, bytes] | None = None  # number of its last event, state
-
-    @property
-    def id(self) -> str:
-        return self.new.job_id
-
-    @property
-    def limit(self) -> Limit | None:
-        return self.new.limit
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether no claim finds it in the queue until it gets a slot."""
-        return self.new.limit is not None and not self.has_slot and self.row.status == JobStatus.QUEUED
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is QUEUED and nobody holds it."""
-        return self.owner is None and self.row.status == JobStatus.QUEUED
-
-    def column(self, name: str) -> Any:
-        """The value that the SQL stores have in that column."""
-        match name:
-            case "key":
-                return self.handle
-            case "id":
-                return self.id
-            case "workflow_id" | "version":
-                return getattr(self.new.definition, name)
-            case "definition":
-                return self.new.definition.hash
-            case "idempotency_key" | "created_us" | "parent_id" | "origin_id":
-                return getattr(self.new, name)
-            case "queued_us":
-                return self.queued_us
-            case "abandoned":
-                return self.abandoned.total()
-            case "status":
-                return str(self.row.status)
-        return getattr(self.row, name)
-
-    @property
-    def summary(self) -> JobSummary:
-        definition = self.new.definition
-        return summary_of(
-            job_id=self.id,
-            workflow_id=definition.workflow_id,
-            version=definition.version,
-            definition=definition.hash,
-            row=self.row,
-            created_us=self.new.created_us,
-            queued_us=self.queued_us,
-            abandoned=self.abandoned.total(),
-            idempotency_key=self.new.idempotency_key,
-            tags=self.new.tags,
-            parent_id=self.new.parent_id,
-            origin_id=self.new.origin_id,
-        )
 
 
 class MemoryJobStore(JobStore):
@@ -175,6 +99,8 @@ class MemoryJobStore(JobStore):
         self._pauses = MemoryPauses()
         self._buckets = MemoryBuckets()
         self._limits = MemoryLimits(lambda job_id, has_slot: self._set_slot(self._jobs[job_id], has_slot))
+        self._shares = MemoryShares()
+        self._durations = MemoryDurations()
         self._sequence = 0
         self._handle = 0
         self._counters = {"commits": 0, "rows": 0, "syncs": 0}
@@ -272,12 +198,12 @@ class MemoryJobStore(JobStore):
         return job.events[after : after + limit] if job else []
 
     async def list_jobs(self, query: Query) -> list[Listed]:
-        found = [(job, (job.column(query.order), job.handle)) for job in self._jobs.values() if _fits(job, query)]
-        found.sort(key=lambda pair: _sortable(pair[1]), reverse=query.descending)
+        found = [(job, (job.column(query.order), job.handle)) for job in self._jobs.values() if fits(job, query)]
+        found.sort(key=lambda pair: sortable(pair[1]), reverse=query.descending)
         if query.cursor is not None:
-            edge = _sortable(query.cursor)
+            edge = sortable(query.cursor)
             found = [
-                pair for pair in found if (_sortable(pair[1]) < edge if query.descending else _sortable(pair[1]) > edge)
+                pair for pair in found if (sortable(pair[1]) < edge if query.descending else sortable(pair[1]) > edge)
             ]
         return [Listed(job.summary, position) for job, position in found[: query.limit]]
 
@@ -295,6 +221,21 @@ class MemoryJobStore(JobStore):
         for key in {job.limit.key for job in self._jobs.values() if job.limit and job.row.status == JobStatus.QUEUED}:
             balance(self._limits, key)
         self._count(len(self._jobs))
+
+    async def set_share(self, key: str, weight: float) -> None:
+        self._set_share(key, weight)
+        self._count(1)
+
+    async def list_shares(self, after: str = "", limit: int = 1_000) -> list[StoredShare]:
+        return self._shares.list(self.clock.now_us(), after, limit)
+
+    async def learn(self, samples: Sequence[Sample]) -> None:
+        if durations := self._durations.learn(samples, self.clock.now_us()):
+            self._keep_durations(durations)
+            self._count(len(durations))
+
+    async def read_durations(self, workflow_id: str) -> list[Duration]:
+        return self._durations.of_workflow(workflow_id)
 
     # ── leases and commits ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -575,8 +516,6 @@ class MemoryJobStore(JobStore):
             job = MemoryJob(replace(one.new, events=()), self._handle + 1, row, arrived, one.queued_total_us)
             job.owner, job.epoch, job.has_slot = one.keeper, one.epoch, one.needs_slot
             job.events = list(one.new.events)
-            if arrived is not None:
-                job.sort_at = virtual_arrival_us(arrived, one.queued_total_us, row.rank, self.aging_s)
             sequences = range(self._sequence + 1, self._sequence + 1 + len(one.requests))
             job.requests = [replace(request, sequence=at) for request, at in zip(one.requests, sequences, strict=True)]
             job.request_keys = {*one.drained, *(request.key for request in one.requests)}
@@ -697,7 +636,13 @@ class MemoryJobStore(JobStore):
     def _stands_at(self, job: MemoryJob) -> int:
         if job.row.status == JobStatus.QUEUED:
             return job.sort_at
-        return virtual_arrival_us(self.clock.now_us(), job.queued_total_us, job.row.rank, self.aging_s)
+        return self._sort_at(job, self.clock.now_us())
+
+    def _sort_at(self, job: MemoryJob, arrived_us: int) -> int:
+        """Where a job stands in the queue that came into it then."""
+        row = job.row
+        start_by_us = None if row.deadline is None else row.deadline.start_by_us
+        return place_us(arrived_us, job.queued_total_us, row.rank, self.aging_s, job.tag_us, start_by_us)
 
     def _stands(self, entry: tuple[int, int, str], queue: list[tuple[int, int, str]]) -> bool:
         """Whether the job of an entry still has its place in that queue."""
@@ -736,6 +681,11 @@ class MemoryJobStore(JobStore):
         self._handle = job.handle
         self._sequence = max([self._sequence, *(request.sequence for request in job.requests)])
         self._add(job)
+        if job.row.share is not None:  # what it has used elsewhere counts there
+            job.charged_us = job.row.share.used_us
+            self._shares.place(job, JobStatus.CREATED, job.queued_us or job.new.created_us)
+        if job.row.status == JobStatus.QUEUED and job.queued_us is not None:
+            job.sort_at = self._sort_at(job, job.queued_us)
         if job.limit is not None:
             self._limits.note(job)
         if job.row.status == JobStatus.QUEUED and not job.is_blocked:
@@ -758,11 +708,19 @@ class MemoryJobStore(JobStore):
         self._queues.clear()
         for job in self._jobs.values():
             if job.row.status == JobStatus.QUEUED and job.queued_us is not None:
-                job.sort_at = virtual_arrival_us(job.queued_us, job.queued_total_us, job.row.rank, aging_s)
+                job.sort_at = self._sort_at(job, job.queued_us)
                 if job.limit is not None:
                     self._limits.note(job)
                 if job.owner is None and not job.is_blocked:
                     self._enqueue(job)
+
+    def _set_share(self, key: str, weight: float) -> None:
+        """A key has that weight from now on."""
+        self._shares.set_weight(key, weight)
+
+    def _keep_durations(self, durations: Sequence[Duration]) -> None:
+        """What was learned of some steps and jobs."""
+        self._durations.keep(durations)
 
     def _take(self, job: MemoryJob, worker: str, epoch: int) -> None:
         """A lease begins."""
@@ -863,11 +821,12 @@ class MemoryJobStore(JobStore):
     def _place(self, job: MemoryJob, before: JobStatus, now: int) -> None:
         """Keep queue and timers in step with a row that was just written."""
         row = job.row
+        if row.share is not None:
+            self._shares.place(job, before, now)
         if row.status == JobStatus.QUEUED:
             if before != JobStatus.QUEUED:
                 job.queued_us = now
-            arrived = job.queued_us if job.queued_us is not None else now
-            job.sort_at = virtual_arrival_us(arrived, job.queued_total_us, row.rank, self.aging_s)
+            job.sort_at = self._sort_at(job, job.queued_us if job.queued_us is not None else now)
             if not job.is_blocked and job.owner is None:
                 self._enqueue(job)
         elif before == JobStatus.QUEUED and job.queued_us is not None:
@@ -904,26 +863,3 @@ def _entries(jobs: Sequence[NewJob], *, queued: str | None = None) -> list[Entry
         for job in jobs
         if job.limit is not None and (job.row.status == JobStatus.QUEUED or job.job_id == queued)
     ]
-
-
-def _sortable(position: tuple[Any, int]) -> tuple[bool, Any, int]:
-    """NULL before everything, as SQLite sorts it."""
-    value, handle = position
-    return (value is not None, 0 if value is None else value, handle)
-
-
-def _fits(job: MemoryJob, query: Query) -> bool:
-    for column, values in query.equal.items():
-        if job.column(column) not in values:
-            return False
-    for column, span in query.times.items():
-        if not span.holds(job.column(column)):
-            return False
-    if query.statuses_of_due and job.row.status not in query.statuses_of_due:
-        return False
-    if not set(query.tags) <= set(job.new.tags):
-        return False
-    if query.error_text is not None:
-        texts: Iterator[str] = (text for text in (job.row.error_type, job.row.error_message) if text)
-        return any(query.error_text.casefold() in text.casefold() for text in texts)
-    return True

@@ -20,12 +20,14 @@ from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.durations import Duration, Sample
 from openagents_json.job.store.grants import Blocked, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.postgres_driver import Connection, load
+from openagents_json.job.store.postgres_durations import learn, read_durations
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
 from openagents_json.job.store.postgres_grants import (
     PAUSING,
@@ -47,6 +49,7 @@ from openagents_json.job.store.postgres_queue import first_waiting, queue_place
 from openagents_json.job.store.postgres_rows import SQL, listing, read_whole, request_of, summary_in
 from openagents_json.job.store.postgres_schema import is_made, migrate
 from openagents_json.job.store.postgres_session import Ask, PostgresReaders, T, begin_session
+from openagents_json.job.store.postgres_shares import list_shares, set_share, shares_of_new
 from openagents_json.job.store.postgres_summaries import PostgresSummaries
 from openagents_json.job.store.postgres_tables import PostgresTables
 from openagents_json.job.store.postgres_upkeep import find_flaws, read_facts, vacuum
@@ -69,6 +72,7 @@ from openagents_json.job.store.records import (
     Waiting,
     WorkerInfo,
 )
+from openagents_json.job.store.shares import StoredShare
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.resources import Offers
 
@@ -256,10 +260,12 @@ class PostgresJobStore(JobStore):
 
     # ── writing: each verb is one operation of a group ────────────────────────────────────────────────────────────
 
-    async def _write(self, kind: str, argument: Any, *jobs: str, limits: Sequence[Concern] = ()) -> Any:
+    async def _write(
+        self, kind: str, argument: Any, *jobs: str, limits: Sequence[Concern] = (), shares: Sequence[str] = ()
+    ) -> Any:
         if self._writer is None:
             raise StoreUnavailable("The store is not open.")
-        return await self._writer.submit(kind, argument, jobs, limits)
+        return await self._writer.submit(kind, argument, jobs, limits, shares)
 
     async def create(self, job: NewJob) -> str:
         return str(await self._write("create", job))
@@ -274,18 +280,32 @@ class PostgresJobStore(JobStore):
         if not jobs:
             return []
         call = lambda connection: self._tables.create_all(connection, jobs)  # noqa: E731
-        return await self._write("call", call, limits=concerns_of_new(jobs))  # type: ignore[no-any-return]
+        limits, shares = concerns_of_new(jobs), shares_of_new(jobs)
+        return await self._write("call", call, limits=limits, shares=shares)  # type: ignore[no-any-return]
 
     async def set_aging(self, aging_s: float) -> None:
         await self._write("call", lambda connection: self._tables.set_aging(connection, aging_s))
+
+    async def set_share(self, key: str, weight: float) -> None:
+        await self._write("call", lambda connection: set_share(connection, key, weight), shares=(key,))
+
+    async def list_shares(self, after: str = "", limit: int = 1_000) -> list[StoredShare]:
+        return await self._read(lambda connection: list_shares(connection, after, limit, self._tables.now_us))
+
+    async def learn(self, samples: Sequence[Sample]) -> None:
+        if samples:
+            await self._write("call", lambda connection: learn(connection, samples, self._tables.now_us))
+
+    async def read_durations(self, workflow_id: str) -> list[Duration]:
+        return await self._read(lambda connection: read_durations(connection, workflow_id))
 
     async def read_family(self, job_id: str) -> list[MovedJob]:
         return await self._read(lambda connection: read_family(connection, job_id))
 
     async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
-        return await self._write(  # type: ignore[no-any-return]
-            "call", lambda connection: restore(connection, jobs, self._tables), limits=concerns_of_moved(jobs)
-        )
+        call = lambda connection: restore(connection, jobs, self._tables)  # noqa: E731
+        limits, shares = concerns_of_moved(jobs), shares_of_new([job.new for job in jobs])
+        return await self._write("call", call, limits=limits, shares=shares)  # type: ignore[no-any-return]
 
     async def claim(
         self, worker: str, limit: int, offers: Offers | None = None, *, suspects: bool = False

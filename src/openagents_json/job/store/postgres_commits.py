@@ -39,7 +39,8 @@ def may_go_unlocked(commit: Commit) -> bool:
 def goes_on(commit: Commit) -> bool:
     """Whether the job runs as before, with more events that fit into one row of its history."""
     running = JobStatus.RUNNING
-    is_one_row = 0 < len(commit.events) <= HISTORY_ROW_EVENTS
+    is_placed = commit.row.deadline is not None and commit.row.deadline.is_at_risk
+    is_one_row = not is_placed and 0 < len(commit.events) <= HISTORY_ROW_EVENTS
     return commit.previous_status == running == commit.row.status and is_one_row and is_alone(commit)
 
 

@@ -31,7 +31,7 @@ async def create_all(
     histories = {job.job_id: history_rows(job.events) for job in new}
     keys = await _put(connection, new, histories, now_us, aging_s)
     for job in new:
-        if job.limit is not None and job.job_id in keys:
+        if (job.limit is not None or job.row.is_placed) and job.job_id in keys:
             changes.add_created(keys[job.job_id], job)
     written = len(keys) + sum(len(histories[job_id]) for job_id in keys)
     others = [job for job in new if job.job_id not in keys and job.owner is None]

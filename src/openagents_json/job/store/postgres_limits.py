@@ -29,7 +29,7 @@ from openagents_json.job.store.limits import (
 from openagents_json.job.store.moving import MovedJob, refuse_without_slot
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.postgres_rows import SQL, limit_in
-from openagents_json.job.store.records import Commit, NewJob
+from openagents_json.job.store.records import Commit, NewJob, PlacedRow
 from openagents_json.jsondata import encode
 
 MAX_KEYS = 100  # that are locked one by one: locks of keys stand in the server's memory, which is bounded
@@ -50,9 +50,12 @@ class Changes:
 
     entries: list[Entry] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
+    placed: list[PlacedRow] = field(default_factory=list)  # besides: jobs with a share or a deadline
 
     def add_created(self, handle: int, job: NewJob) -> None:
         """A new job was written."""
+        if job.row.is_placed:
+            self.placed.append(PlacedRow(handle, job.row, JobStatus.CREATED))
         if job.limit is not None and job.row.status == JobStatus.QUEUED:
             self.entries.append(Entry(handle, job.job_id, job.limit))
             self.keys.add(job.limit.key)
@@ -61,6 +64,8 @@ class Changes:
         """Commits were written, but for what comes with them."""
         for commit in commits:
             claim = commit.claim
+            if commit.row.is_placed_anew:
+                self.placed.append(PlacedRow(claim.handle, commit.row, commit.previous_status))
             if claim.limit is not None and commit.row.status != JobStatus.RUNNING:
                 self.keys.add(claim.limit.key)
                 if _enters(commit):

@@ -12,8 +12,9 @@ from openagents_json.job.store.postgres_driver import Connection, Row, readable,
 from openagents_json.job.store.postgres_leaks import leak_of
 from openagents_json.job.store.postgres_limits import Changes, Concern, refuse_without_slots, settle
 from openagents_json.job.store.postgres_rows import SQL, folded_error, limit_in, request_of, texts_of
+from openagents_json.job.store.postgres_shares import place
 from openagents_json.job.store.postgres_tables import PostgresTables
-from openagents_json.job.store.records import StoredLeak
+from openagents_json.job.store.records import PlacedRow, StoredLeak
 from openagents_json.job.store.rows import history_rows, moved_columns, moved_in
 from openagents_json.jsondata import decode, encode
 
@@ -69,6 +70,10 @@ async def restore(connection: Connection, jobs: Sequence[MovedJob], tables: Post
     tables.aging_s = await connection.value(SQL["meta_get"], "aging_s")  # another process may have set it
     for start in range(0, len(jobs), JOBS_AT_ONCE):
         tables.rows += await _put(connection, jobs[start : start + JOBS_AT_ONCE], tables.aging_s)
+    if placed := [one for one in jobs if one.new.row.is_placed]:
+        found = {row["id"]: row["key"] for row in await connection.rows(SQL["jobs_by_id"], [job.id for job in placed])}
+        rows = [PlacedRow(found[job.id], job.new.row, JobStatus.CREATED) for job in placed]
+        tables.rows += await place(connection, rows, tables.now_us)
     if keys := queued_keys(jobs):
         tables.rows += await settle(connection, Changes(keys=keys), tables.now_us)
     return []

@@ -8,7 +8,7 @@ from typing import Any
 from openagents_json.job.events import Event, decode_events
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import JobStatus, JobSummary
-from openagents_json.job.store.arrival import virtual_arrival_us
+from openagents_json.job.store.arrival import place_us
 from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.query import Query
@@ -22,8 +22,9 @@ SQL = statements("postgres")
 
 _INTEGERS = {
     "rank", "last_event", "abandoned", "created_us", "queued_us", "started_us", "completed_us", "due_us",
+    "deadline_us",
 }  # fmt: skip
-_FLAGS = {"pause_requested", "cancel_requested"}
+_FLAGS = {"pause_requested", "cancel_requested", "at_risk"}
 _ERROR_SEPARATOR = "\x02"  # between message and type, so that no search finds a bit of both
 
 
@@ -67,7 +68,8 @@ def claim_in(row: Row, previous: str | None) -> Claim:
     assert owner is not None, "a lease that was taken in this transaction has an owner"
     sort_at = row["sort_at"]
     if row["status"] != JobStatus.QUEUED:
-        sort_at = virtual_arrival_us(row["now"], row["queued_total_us"], row["rank"], row["aging_s"])
+        arrived = row["now"], row["queued_total_us"]
+        sort_at = place_us(*arrived, row["rank"], row["aging_s"], row["share_tag_us"], None)
     return Claim(
         row["id"], row["key"], owner, row["epoch"], row["definition"], row["last_event"], readable(previous),
         snapshot, events, requests, limit_in(row), row["slot"] is True, sort_at,

@@ -33,6 +33,7 @@ from openagents_json.job.store.postgres_limits import (
     settle,
 )
 from openagents_json.job.store.postgres_rows import SQL, claim_in
+from openagents_json.job.store.postgres_shares import lock_shares, place, shares_of, shares_of_new
 from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
 from openagents_json.job.store.waiters import Outcome
 from openagents_json.jsondata import encode
@@ -47,13 +48,15 @@ Order = Callable[[Row], Any]
 @dataclass(eq=False, slots=True)
 class Operation:
     """One thing to do in a transaction: a `create` of a job, a `commit`, or a `call` that is given the connection.
-    `jobs` are the ids of those whose rows a call changes, `limits` what it concerns of limits."""
+    `jobs` are the ids of those whose rows a call changes, `limits` what it concerns of limits, `shares` the keys of the
+    shares that it charges."""
 
     kind: str
     argument: Any
     future: asyncio.Future[Any] = field(repr=False)
     jobs: Sequence[str] = ()
     limits: Sequence[Concern] = ()
+    shares: Sequence[str] = ()
 
     def touches(self) -> Sequence[int | str]:
         """Keys and ids of the jobs whose rows it changes."""
@@ -66,6 +69,21 @@ class Operation:
         if self.kind == "commit":
             return concerns_of(self.argument)
         return concerns_of_new([self.argument]) if self.kind == "create" else self.limits
+
+    def charges(self) -> Sequence[str]:
+        """The keys of shares whose accounts it may change."""
+        if self.kind == "commit":
+            return shares_of(self.argument)
+        return shares_of_new([self.argument]) if self.kind == "create" else self.shares
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it writes a row with a share or a deadline: that takes more than one statement."""
+        if self.kind == "call":
+            return bool(self.shares)
+        if self.kind == "create":
+            return bool(self.argument.row.is_placed)
+        return self.argument.row.is_placed_anew or bool(self.argument.children)
 
 
 class PostgresTables:
@@ -85,7 +103,7 @@ class PostgresTables:
 
     def is_one_statement(self, group: Sequence[Operation]) -> bool:
         """Whether the group can be a transaction without BEGIN and COMMIT around it."""
-        if any(operation.concerns() for operation in group):
+        if any(operation.concerns() or operation.is_placed for operation in group):
             return False
         if all(operation.kind == "create" for operation in group):
             return True
@@ -120,7 +138,7 @@ class PostgresTables:
         for each in _once_per_job(commits):
             refused = await self._commit(connection, [one.argument for one in each], changes)
             outcomes.update({one: (None, error) for one, error in zip(each, refused, strict=True)})
-        self.rows += await settle(connection, changes, self.now_us)
+        await self._settle(connection, changes)
         for operation in group:
             if operation not in outcomes:
                 outcomes[operation] = await operation.argument(connection), None
@@ -137,8 +155,14 @@ class PostgresTables:
                 raise error
             assert isinstance(job_id, str), "who is not refused has an id"
             ids.append(job_id)
-        self.rows += await settle(connection, changes, self.now_us)
+        await self._settle(connection, changes)
         return ids
+
+    async def _settle(self, connection: Connection, changes: Changes) -> None:
+        """What the rows that were written mean for others: first where they stand, then who gets a slot."""
+        if changes.placed:
+            self.rows += await place(connection, changes.placed, self.now_us)
+        self.rows += await settle(connection, changes, self.now_us)
 
     async def _commit(
         self, connection: Connection, commits: list[Commit], changes: Changes
@@ -166,6 +190,9 @@ class PostgresTables:
             for operation, some in concerns.items():
                 next_rows = (row for key in {one.key for one in some} for row in rows.get(key, ()))
                 touched[operation] = [*touched[operation], *next_rows]
+        if charged := {key for operation in group for key in operation.charges()}:
+            lost = await lock_shares(connection, charged, self.now_us, is_patient=is_patient)
+            refused |= {operation for operation in group if not lost.isdisjoint(operation.charges())}
         keys = sorted({one for some in touched.values() for one in some if isinstance(one, int)})
         ids = sorted({one for some in touched.values() for one in some if isinstance(one, str)})
         if is_patient:

@@ -48,12 +48,19 @@ class PostgresWriter:
         self.transactions = 0
         self._task = asyncio.create_task(self._run(), name="openagents-postgres-writer")
 
-    async def submit(self, kind: str, argument: Any, jobs: Sequence[str] = (), limits: Sequence[Concern] = ()) -> Any:
+    async def submit(
+        self,
+        kind: str,
+        argument: Any,
+        jobs: Sequence[str] = (),
+        limits: Sequence[Concern] = (),
+        shares: Sequence[str] = (),
+    ) -> Any:
         """Do an operation durably: returns after the COMMIT that holds it, or raises its error."""
         await self._waiters.wait_room()
         if self._is_closed:
             raise StoreUnavailable("The store is closed.")
-        operation = Operation(kind, argument, self._waiters.new(), jobs, limits)
+        operation = Operation(kind, argument, self._waiters.new(), jobs, limits, shares)
         self._waiting.append(operation)
         self._stirred.set()
         return await operation.future

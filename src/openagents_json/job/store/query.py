@@ -30,6 +30,8 @@ EQUAL_COLUMNS = {
     "idempotency_key": "idempotency_key",
     "parent_id": "parent_id",
     "origin_id": "origin_id",
+    "share": "share_key",
+    "at_risk": "at_risk",
     "definition": "definition",
     "pause_requested": "pause_requested",
     "cancel_requested": "cancel_requested",
@@ -44,6 +46,7 @@ TIME_COLUMNS = {
     "completed_at": "completed_us",
     "start_at": "due_us",
     "wake_at": "due_us",
+    "deadline": "deadline_us",
 }
 ORDERS = {"created_at": "key", "completed_at": "completed_us", "started_at": "started_us", "priority": "rank"}
 

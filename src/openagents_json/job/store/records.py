@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from openagents_json.amounts import in_order, outside
 from openagents_json.clock import as_datetime
@@ -12,7 +12,9 @@ from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, Leak, spent_by
 from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary
 from openagents_json.job.store.arrival import virtual_arrival_us
+from openagents_json.job.store.deadlines import Deadline, deadline_of
 from openagents_json.job.store.limits import Limit
+from openagents_json.job.store.shares import Share, share_of
 from openagents_json.jsondata import decode, encode
 from openagents_json.resources import Offers
 
@@ -42,6 +44,33 @@ class JobRow:
     ] = ()  # while QUEUED: it needs a worker that meets one of these (`resources`); (): any worker
     deaths: int = 0  # workers that died under it since the last recorded progress
     spending: str | None = None  # its budget and what it has spent, as JSON; None: it has neither (`spending_of`)
+    share: Share | None = None  # to which its work counts; an attached child's counts to that of its parent
+    deadline: Deadline | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its place in the queue depends on more than time and priority."""
+        return self.share is not None or self.deadline is not None
+
+    @property
+    def is_placed_anew(self) -> bool:
+        """Whether a commit with this row has to see to that place, or to what is shown of the deadline. A job that goes
+        on has no place."""
+        is_at_risk = self.deadline is not None and self.deadline.is_at_risk
+        return self.is_placed and (self.status != JobStatus.RUNNING or is_at_risk)
+
+
+class PlacedRow(NamedTuple):
+    """A row that was just written, of a job with a share or a deadline; `before` is CREATED for a new one."""
+
+    handle: int
+    row: JobRow
+    before: JobStatus
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it was RUNNING and is QUEUED: its tag, by which others begin, is that of before."""
+        return self.before == JobStatus.RUNNING and self.row.status == JobStatus.QUEUED
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +302,8 @@ def row_of(state: JobState) -> JobRow:
         state.required if status == JobStatus.QUEUED else (),
         state.deaths,
         spending_of(state) if state.budget or state.spent else None,
+        None if state.share is None else share_of(state.share, state.expected_us, state.used_us, status),
+        deadline_of(state),
     )
 
 
@@ -316,6 +347,9 @@ def summary_of(
         origin_id=origin_id,
         requires=row.requires if row.status == JobStatus.QUEUED else (),
         **_spending_in(row.spending),
+        share=None if row.share is None else row.share.key,
+        deadline=None if row.deadline is None else as_datetime(row.deadline.at_us),
+        at_risk=row.deadline is not None and row.deadline.is_at_risk,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from openagents_json.job.events import Event, encode_events
 from openagents_json.job.model import JobStatus, JobSummary
 from openagents_json.job.store.arrival import virtual_arrival_us
+from openagents_json.job.store.deadlines import Deadline
 from openagents_json.job.store.limits import Limit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.records import (
@@ -19,6 +20,7 @@ from openagents_json.job.store.records import (
     StoredLeak,
     summary_of,
 )
+from openagents_json.job.store.shares import Share, share_of
 from openagents_json.jsondata import decode, encode
 
 
@@ -52,7 +54,22 @@ def row_in(row: dict[str, Any]) -> JobRow:
         requires=required_by(row["requires"]),
         deaths=row["deaths"],
         spending=row["spending"],
+        share=_share_in(row),
+        deadline=_deadline_in(row),
     )
+
+
+def _share_in(row: dict[str, Any]) -> Share | None:
+    if row["share_key"] is None:
+        return None
+    return share_of(row["share_key"], row["share_expected_us"], row["share_used_us"], JobStatus(row["status"]))
+
+
+def _deadline_in(row: dict[str, Any]) -> Deadline | None:
+    if row["deadline_us"] is None:
+        return None
+    start_by_us = row["start_by_us"] if row["status"] == JobStatus.QUEUED else None
+    return Deadline(row["deadline_us"], start_by_us, bool(row["at_risk"]))
 
 
 def moved_in(

@@ -24,6 +24,7 @@ from openagents_json.job.model import ErrorInfo, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S
 from openagents_json.job.store.base import DEFAULT_LEASE_S, JobStore, Pulse
 from openagents_json.job.store.deleting import DELETE_S
+from openagents_json.job.store.durations import Duration, Sample
 from openagents_json.job.store.grants import Blocked, Decided, Want
 from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
@@ -48,6 +49,8 @@ from openagents_json.job.store.records import (
     first_claim,
 )
 from openagents_json.job.store.rows import history_rows, request_of, summary_in
+from openagents_json.job.store.shares import StoredShare
+from openagents_json.job.store.sqlite_durations import learn, read_durations
 from openagents_json.job.store.sqlite_files import FileLock
 from openagents_json.job.store.sqlite_grants import (
     decide,
@@ -64,6 +67,7 @@ from openagents_json.job.store.sqlite_output import SqliteOutput, count_jobs, re
 from openagents_json.job.store.sqlite_queue import first_waiting, queue_place, queued
 from openagents_json.job.store.sqlite_rows import SQL, casefold, history_of, listing, named, requests_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS, check_place, connect, migrate, translate
+from openagents_json.job.store.sqlite_shares import list_shares, set_share
 from openagents_json.job.store.sqlite_tables import SqliteTables
 from openagents_json.job.store.sqlite_upkeep import find_flaws, read_facts, vacuum
 from openagents_json.job.store.sqlite_workers import SqlitePulse, SqliteWorkers, thread_ended
@@ -387,12 +391,25 @@ class SqliteJobStore(JobStore):
     async def set_aging(self, aging_s: float) -> None:
         await self._write("call", lambda connection: self._tables.set_aging(connection, aging_s))
 
+    async def set_share(self, key: str, weight: float) -> None:
+        await self._write("call", lambda connection: set_share(connection, key, weight, self.clock.now_us()))
+
+    async def list_shares(self, after: str = "", limit: int = 1_000) -> list[StoredShare]:
+        return await self._read(lambda connection: list_shares(connection, after, limit, self.clock.now_us()))
+
+    async def learn(self, samples: Sequence[Sample]) -> None:
+        if samples:
+            await self._write("call", lambda connection: learn(connection, samples, self.clock.now_us()))
+
+    async def read_durations(self, workflow_id: str) -> list[Duration]:
+        return await self._read(lambda connection: read_durations(connection, workflow_id))
+
     async def read_family(self, job_id: str) -> list[MovedJob]:
         return await self._read(lambda connection: read_family(connection, job_id))
 
     async def restore(self, jobs: Sequence[MovedJob]) -> list[str]:
         return await self._write(  # type: ignore[no-any-return]
-            "call", lambda connection: restore(connection, jobs, self._tables)
+            "call", lambda connection: restore(connection, jobs, self._tables, self.clock.now_us())
         )
 
     async def claim(

@@ -58,13 +58,28 @@ class LeasedJob(NamedTuple):
     sort_at: int | None  # where it stands in the queue, if it is there
     rank: int
     queued_total_us: int
+    tag_us: int | None  # of its share
     requests: list[Request]
     events: list[Event] | None
 
 
 _Row = tuple[
     tuple[
-        int, str, int, str, int, int, str | None, int | None, str | None, str | None, int | None, int | None, int, int
+        int,
+        str,
+        int,
+        str,
+        int,
+        int,
+        str | None,
+        int | None,
+        str | None,
+        str | None,
+        int | None,
+        int | None,
+        int,
+        int,
+        int | None,
     ],
     list[tuple[tuple[str, str, str | None, str | None, int, int], dict[str, Any]]],  # requests, the payload last
     list[list[Event]] | None,  # rows of the history

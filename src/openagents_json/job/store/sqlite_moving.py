@@ -13,6 +13,7 @@ from openagents_json.job.store.sqlite_batches import write_rows
 from openagents_json.job.store.sqlite_leaks import leak_of
 from openagents_json.job.store.sqlite_limits import SqliteBook, balance_all
 from openagents_json.job.store.sqlite_rows import SQL, limit_in, named, requests_of
+from openagents_json.job.store.sqlite_shares import place_new
 from openagents_json.job.store.sqlite_tables import SqliteTables
 from openagents_json.jsondata import encode
 
@@ -30,7 +31,7 @@ def _moved(connection: sqlite3.Connection, row: dict[str, Any]) -> MovedJob:
     return moved_in(row, limit, requests_of(connection, row["key"]), drained, leaks)
 
 
-def restore(connection: sqlite3.Connection, jobs: Sequence[MovedJob], tables: SqliteTables) -> list[str]:
+def restore(connection: sqlite3.Connection, jobs: Sequence[MovedJob], tables: SqliteTables, now_us: int) -> list[str]:
     """As the verb of the store says."""
     if there := [job.id for job in jobs if connection.execute(SQL["job_to_hold"], (job.id,)).fetchone() is not None]:
         return there
@@ -56,6 +57,8 @@ def restore(connection: sqlite3.Connection, jobs: Sequence[MovedJob], tables: Sq
         )
         connection.executemany(SQL["inbox_put_drained"], [(key, one) for one in job.drained])
         connection.executemany(SQL["leak_restore"], [_leak_values(leak) for leak in job.leaks])
+    placed = [(key, job.new.row) for key, job in enumerate(jobs, first_key) if job.new.row.is_placed]
+    place_new(connection, placed, now_us, tables.aging_s)
     balance_all(connection, queued_keys(jobs))
     return []
 

@@ -11,7 +11,7 @@ from openagents_json.clock import SECOND_US, Clock
 from openagents_json.errors import LeaseLost, LimitReached, RequestsPending, StoreError
 from openagents_json.job.machine import FOLD_VERSION
 from openagents_json.job.model import FINAL, JobStatus
-from openagents_json.job.store.arrival import virtual_arrival_us
+from openagents_json.job.store.arrival import place_us, virtual_arrival_us
 from openagents_json.job.store.deleting import ROOTS_AT_ONCE, Allowance
 from openagents_json.job.store.limits import Entry
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, Commit, Held, NewJob, Request
@@ -22,6 +22,7 @@ from openagents_json.job.store.sqlite_leaks import add_leaks
 from openagents_json.job.store.sqlite_limits import balance_all, let_in, limit_values, limited_in
 from openagents_json.job.store.sqlite_rows import SQL, commit_values, events_after, history_of
 from openagents_json.job.store.sqlite_schema import OWN_FAULTS
+from openagents_json.job.store.sqlite_shares import place_committed, place_new
 from openagents_json.job.store.sqlite_writer import Operation
 from openagents_json.job.store.waiters import Outcome
 from openagents_json.jsondata import encode
@@ -179,6 +180,8 @@ class SqliteTables:
             history = [part for part in history if part[0] in written]
         write_rows(connection, "history_put", history)
         self.rows += len(rows) + len(history)
+        new = [(key, job.row) for key, (job, _) in enumerate(jobs, first_key) if job.row.is_placed and key in written]
+        place_new(connection, new, now, self.aging_s)
         entries = [
             Entry(key, job.job_id, job.limit)
             for key, (job, _) in enumerate(jobs, first_key)
@@ -250,6 +253,7 @@ class SqliteTables:
             if write_rows(connection, name, rows) != len(rows):
                 raise _NotAsExpected
         write_rows(connection, "history_put", history)
+        place_committed(connection, [commit for commit, _ in commits if commit.row.is_placed_anew], now, self.aging_s)
         for commit, _ in commits:
             entries, keys = limited_in(commit)
             if commit.children:
@@ -375,7 +379,7 @@ class SqliteTables:
             job = found[key]
             sort_at = job.sort_at
             if sort_at is None:
-                sort_at = virtual_arrival_us(now, job.queued_total_us, job.rank, self.aging_s)
+                sort_at = place_us(now, job.queued_total_us, job.rank, self.aging_s, job.tag_us, None)
             snapshot, events = None, job.events
             if events is None:
                 snapshot, events = history_of(connection, key, job.snapshot_event)

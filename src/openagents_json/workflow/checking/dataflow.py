@@ -50,6 +50,8 @@ class DataFlow:
             self.references(plan.outputs, "$.outputs", Place(plan.root))
         if plan.limit_key is not None:
             self.references(plan.limit_key, "$.concurrency.key", Place(plan.root))
+        if plan.share_key is not None:
+            self.references(plan.share_key, "$.share_key", Place(plan.root))
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

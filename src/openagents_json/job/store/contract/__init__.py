@@ -34,6 +34,7 @@ from openagents_json.job.store.contract.overflow import OverflowContract
 from openagents_json.job.store.contract.pauses import PauseContract
 from openagents_json.job.store.contract.resources import ResourceContract
 from openagents_json.job.store.contract.room import RoomContract
+from openagents_json.job.store.contract.shares import ShareContract
 from openagents_json.job.store.contract.upkeep import UpkeepContract
 from openagents_json.job.store.contract.workers import WorkerContract
 
@@ -56,6 +57,7 @@ __all__ = [
     "PauseContract",
     "ResourceContract",
     "RoomContract",
+    "ShareContract",
     "StoreContract",
     "UpkeepContract",
     "WorkerContract",
@@ -81,6 +83,7 @@ class StoreContract(
     RoomContract,
     PauseContract,
     GrantContract,
+    ShareContract,
     UpkeepContract,
     BudgetContract,
 ):

@@ -84,6 +84,9 @@ def new_job(
     key: str | None = None,
     body: str = "body",
     budget: Amounts | None = None,
+    share: str | None = None,
+    deadline_us: int | None = None,
+    expected_us: int = 0,
 ) -> NewJob:
     """A job to accept: QUEUED, or CREATED without `start`."""
     plan = plan_of(document)
@@ -99,6 +102,9 @@ def new_job(
         idempotency_key=key,
         budget=budget,
         start=start and start_in_s is None,
+        share=share,
+        deadline_us=deadline_us,
+        expected_us=expected_us,
     )
     definition = Definition(workflow.content_hash, workflow.id, workflow.version, workflow.encoded)
     return NewJob(state.job_id, definition, row_of(state), events, clock.now_us(), tuple(tags), key, body)

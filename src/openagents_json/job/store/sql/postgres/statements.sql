@@ -20,6 +20,108 @@ UPDATE jobs SET sort_at = sort_at - rank * less.us FROM less WHERE status = 'QUE
 -- Nobody writes jobs until the COMMIT: whoever had begun to, by the order before, is waited for.
 LOCK TABLE jobs IN EXCLUSIVE MODE;
 
+-- name: shares_make
+-- Accounts of keys that have none yet, in the order in which they are locked.
+INSERT INTO shares (key, weight) SELECT key, 1 FROM unnest($1::text[]) AS given (key) ORDER BY key COLLATE "C"
+ON CONFLICT (key) DO NOTHING RETURNING key;
+
+-- name: shares_lock
+-- Lock the accounts of keys, all in one order.
+SELECT key FROM shares WHERE key = ANY($1::text[]) ORDER BY key FOR NO KEY UPDATE;
+
+-- name: shares_lock_free
+-- The same, but for those that somebody else has locked.
+SELECT key FROM shares WHERE key = ANY($1::text[]) ORDER BY key FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: shares_there
+-- The keys of both.
+SELECT key FROM shares WHERE key = ANY($1::text[]);
+
+-- name: shares_get
+-- The accounts of keys, which are locked.
+SELECT key, weight, finish_us FROM shares WHERE key = ANY($1::text[]);
+
+-- name: shares_put
+-- Write them.
+INSERT INTO shares (key, weight, finish_us)
+SELECT * FROM unnest($1::text[], $2::float8[], $3::bigint[]) AS given (key, weight, finish_us)
+ORDER BY key COLLATE "C"
+ON CONFLICT (key) DO UPDATE SET weight = excluded.weight, finish_us = excluded.finish_us;
+
+-- name: share_weight_set
+-- A key has another weight from now on.
+INSERT INTO shares (key, weight) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET weight = excluded.weight;
+
+-- name: shares_count
+-- How many accounts there are.
+SELECT count(*) FROM shares;
+
+-- name: shares_forget
+-- Those go that say nothing which a new one would not say, but for those that somebody has locked.
+DELETE FROM shares WHERE key IN (
+  SELECT key FROM shares WHERE weight = 1 AND finish_us <= $1 FOR UPDATE SKIP LOCKED);
+
+-- name: shares_after
+-- Accounts by key.
+SELECT key, weight, finish_us FROM shares WHERE key > $1 ORDER BY key LIMIT $2;
+
+-- name: share_lines
+-- What lines follow from: the first tag in the queue, how far the farthest key is, and for each rank the last tag that
+-- runs.
+SELECT store_now($1) AS now,
+       (SELECT share_tag_us FROM jobs WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL
+        ORDER BY share_tag_us LIMIT 1) AS first_us,
+       (SELECT max(finish_us) FROM shares WHERE finish_us IS NOT NULL) AS farthest_us,
+       ARRAY(SELECT (SELECT share_tag_us FROM jobs WHERE status = 'RUNNING' AND share_tag_us IS NOT NULL
+                     AND jobs.rank = ranks.rank ORDER BY share_tag_us DESC LIMIT 1)
+             FROM generate_series(0, 3) AS ranks (rank) ORDER BY ranks.rank) AS running;
+
+-- name: places_of
+-- What the places of jobs in the queue follow from.
+SELECT key, share_tag_us, share_charged_us, queued_us, queued_total_us FROM jobs WHERE key = ANY($1::bigint[]);
+
+-- name: tags_clear
+-- Jobs come back into the queue: where they stood says nothing of the line at which they do.
+UPDATE jobs SET share_tag_us = NULL WHERE key = ANY($1::bigint[]) AND share_tag_us IS NOT NULL;
+
+-- name: places_set
+-- The places of jobs that were just written, if they are in the queue, with their shares and deadlines.
+UPDATE jobs SET
+  sort_at = coalesce(to_be.sort_at, jobs.sort_at), share_key = to_be.share_key,
+  share_expected_us = to_be.share_expected_us, share_used_us = to_be.share_used_us,
+  share_charged_us = to_be.share_charged_us, share_tag_us = to_be.share_tag_us, start_by_us = to_be.start_by_us,
+  deadline_us = to_be.deadline_us, at_risk = to_be.at_risk
+FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+            $8::bigint[], $9::bigint[], $10::boolean[])
+  AS to_be (key, sort_at, share_key, share_expected_us, share_used_us, share_charged_us, share_tag_us, start_by_us,
+            deadline_us, at_risk)
+WHERE jobs.key = to_be.key RETURNING jobs.key;
+
+-- name: risks_set
+-- Running jobs are at risk to miss their deadlines.
+UPDATE jobs SET at_risk = TRUE WHERE key = ANY($1::bigint[]) AND NOT at_risk RETURNING key;
+
+-- name: now
+-- The time, the server's or a test's.
+SELECT store_now($1);
+
+-- name: durations_of
+-- What was learned of workflows.
+SELECT workflow_id, step_id, mean_us, runs, learned_us FROM durations WHERE workflow_id = ANY($1::text[]);
+
+-- name: durations_put
+-- It was learned.
+INSERT INTO durations (workflow_id, step_id, mean_us, runs, learned_us)
+SELECT given.*, $5::bigint FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS given
+ON CONFLICT (workflow_id, step_id) DO UPDATE SET mean_us = excluded.mean_us, runs = excluded.runs,
+                                                 learned_us = excluded.learned_us;
+
+-- name: durations_forget
+-- Only so many are kept: those that were learned last.
+DELETE FROM durations WHERE (workflow_id, step_id) IN (
+  SELECT workflow_id, step_id FROM durations ORDER BY learned_us DESC, workflow_id, step_id OFFSET $1
+  FOR UPDATE SKIP LOCKED);
+
 -- name: queued_limits
 -- The keys of limits that jobs in the queue have.
 SELECT DISTINCT limit_key FROM jobs WHERE limit_key IS NOT NULL AND status = 'QUEUED';

@@ -13,6 +13,77 @@ INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET va
 -- A rank is worth so many microseconds more than before: every job in the queue gets its new place.
 UPDATE jobs SET sort_at = sort_at - rank * ? WHERE status = 'QUEUED';
 
+-- name: share_lines
+-- What lines follow from: the first tag in the queue, and how far the farthest key is;
+SELECT (SELECT share_tag_us FROM jobs WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL
+        ORDER BY share_tag_us LIMIT 1),
+       (SELECT max(finish_us) FROM shares WHERE finish_us IS NOT NULL);
+
+-- name: share_running
+-- and the last tag of a rank that runs.
+SELECT (SELECT share_tag_us FROM jobs WHERE status = 'RUNNING' AND share_tag_us IS NOT NULL AND rank = ?
+        ORDER BY share_tag_us DESC LIMIT 1);
+
+-- name: share_get
+-- The account of a key.
+SELECT weight, finish_us FROM shares WHERE key = ?;
+
+-- name: share_put
+-- Write it.
+INSERT INTO shares (key, weight, finish_us) VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET weight = excluded.weight, finish_us = excluded.finish_us;
+
+-- name: shares_count
+-- How many accounts there are.
+SELECT count(*) FROM shares;
+
+-- name: shares_forget
+-- Those go that say nothing which a new one would not say.
+DELETE FROM shares WHERE weight = 1.0 AND finish_us <= coalesce(
+  (SELECT min(share_tag_us) FROM jobs WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL),
+  max(:now, (SELECT max(finish_us) FROM shares WHERE finish_us IS NOT NULL)), :now);
+
+-- name: shares_after
+-- Accounts by key.
+SELECT key, weight, finish_us FROM shares WHERE key > ? ORDER BY key LIMIT ?;
+
+-- name: durations_of
+-- What was learned of a workflow.
+SELECT workflow_id, step_id, mean_us, runs, learned_us FROM durations WHERE workflow_id = ?;
+
+-- name: duration_get
+-- Of one step, or of the whole job.
+SELECT workflow_id, step_id, mean_us, runs, learned_us FROM durations WHERE workflow_id = ? AND step_id = ?;
+
+-- name: duration_put
+-- It was learned.
+INSERT INTO durations (workflow_id, step_id, mean_us, runs, learned_us) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (workflow_id, step_id) DO UPDATE SET mean_us = excluded.mean_us, runs = excluded.runs,
+                                                 learned_us = excluded.learned_us;
+
+-- name: durations_forget
+-- Only so many are kept: those that were learned last.
+DELETE FROM durations WHERE (workflow_id, step_id) IN (
+  SELECT workflow_id, step_id FROM durations ORDER BY learned_us DESC, workflow_id, step_id LIMIT -1 OFFSET ?);
+
+-- name: share_of_job
+-- What the place of a job in the queue follows from.
+SELECT share_tag_us, share_charged_us, queued_us, queued_total_us FROM jobs WHERE key = ?;
+
+-- name: tag_clear
+-- A job comes back into the queue: where it stood says nothing of the line at which it does.
+UPDATE jobs SET share_tag_us = NULL WHERE key = ? AND share_tag_us IS NOT NULL;
+
+-- name: place_set
+-- The place of a job that was just written, if it is in the queue, with its share and deadline.
+UPDATE jobs SET sort_at = coalesce(?, sort_at), share_key = ?, share_expected_us = ?, share_used_us = ?,
+                share_charged_us = ?, share_tag_us = ?, deadline_us = ?, start_by_us = ?, at_risk = ?
+WHERE key = ?;
+
+-- name: risk_set
+-- A running job is at risk to miss its deadline, or not.
+UPDATE jobs SET at_risk = ?1 WHERE key = ?2 AND at_risk <> ?1;
+
 -- name: queued_limits
 -- The keys of limits that jobs in the queue have.
 SELECT DISTINCT limit_key FROM jobs WHERE limit_key IS NOT NULL AND status = 'QUEUED';
@@ -166,7 +237,7 @@ WHERE jobs.key = column1 AND owner IS column3;
 SELECT CAST('[' || group_concat(
   '[' || json_array(key, id, epoch, definition, last_event, snapshot_event,
                     limit_key, limit_max, limit_hold, limit_overflow, slot,
-                    CASE WHEN status = 'QUEUED' THEN sort_at END, rank, queued_total_us)
+                    CASE WHEN status = 'QUEUED' THEN sort_at END, rank, queued_total_us, share_tag_us)
   || ',[' || coalesce((
     SELECT group_concat(
       '[' || json_array(inbox.key, kind, by, reason, at_us, sequence) || ',' || CAST(payload AS TEXT) || ']')

@@ -49,3 +49,36 @@ CREATE INDEX buckets_full ON buckets (full_us);
 -- Workers say what they have of each resource: {name: amount} as JSON.
 
 ALTER TABLE workers ADD COLUMN resources bytea NOT NULL DEFAULT '{}';
+
+-- Shares and deadlines: what the place of a job in the queue depends on besides time and priority. What the columns mean
+-- stands in the SQLite schema; here is said what differs.
+
+ALTER TABLE jobs ADD COLUMN share_key         text COLLATE "C";
+ALTER TABLE jobs ADD COLUMN share_expected_us bigint;
+ALTER TABLE jobs ADD COLUMN share_used_us     bigint;
+ALTER TABLE jobs ADD COLUMN share_charged_us  bigint;
+ALTER TABLE jobs ADD COLUMN share_tag_us      bigint;
+ALTER TABLE jobs ADD COLUMN deadline_us       bigint;
+ALTER TABLE jobs ADD COLUMN start_by_us       bigint;
+ALTER TABLE jobs ADD COLUMN at_risk           boolean NOT NULL DEFAULT FALSE;
+
+CREATE INDEX jobs_shares_queued  ON jobs (share_tag_us) WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL;
+CREATE INDEX jobs_shares_running ON jobs (share_tag_us) WHERE status = 'RUNNING' AND share_tag_us IS NOT NULL;
+
+-- Whoever changes an account locks it before any row of a job.
+CREATE TABLE shares (
+  key       text COLLATE "C" PRIMARY KEY,
+  weight    double precision NOT NULL,
+  finish_us bigint
+);
+CREATE INDEX shares_farthest ON shares (finish_us) WHERE finish_us IS NOT NULL;
+
+CREATE TABLE durations (
+  workflow_id text COLLATE "C" NOT NULL,
+  step_id     text COLLATE "C" NOT NULL,
+  mean_us     bigint NOT NULL,
+  runs        bigint NOT NULL,
+  learned_us  bigint NOT NULL,
+  PRIMARY KEY (workflow_id, step_id)
+);
+CREATE INDEX durations_learned ON durations (learned_us);

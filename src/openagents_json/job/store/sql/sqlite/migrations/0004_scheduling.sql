@@ -51,3 +51,38 @@ CREATE INDEX buckets_full ON buckets (full_us);
 -- Workers say what they have of each resource: {name: amount}.
 
 ALTER TABLE workers ADD COLUMN resources TEXT NOT NULL DEFAULT '{}';
+
+-- Shares and deadlines: what the place of a job in the queue depends on besides time and priority. Empty for the others.
+
+ALTER TABLE jobs ADD COLUMN share_key         TEXT;     -- to whose share it counts
+ALTER TABLE jobs ADD COLUMN share_expected_us INTEGER;  -- what it is expected to use in all
+ALTER TABLE jobs ADD COLUMN share_used_us     INTEGER;  -- what it had used when it was last at rest
+ALTER TABLE jobs ADD COLUMN share_charged_us  INTEGER;  -- what its share was charged for it until now
+ALTER TABLE jobs ADD COLUMN share_tag_us      INTEGER;  -- where it begins, from the queue until it rests or ends
+ALTER TABLE jobs ADD COLUMN deadline_us       INTEGER;
+ALTER TABLE jobs ADD COLUMN start_by_us       INTEGER;  -- while QUEUED: when it has to begin to meet its deadline
+ALTER TABLE jobs ADD COLUMN at_risk           INTEGER NOT NULL DEFAULT 0;
+
+-- Where keys begin that are not ahead: at the first tag in the queue, or the last one that runs.
+CREATE INDEX jobs_shares_queued  ON jobs (share_tag_us) WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL;
+CREATE INDEX jobs_shares_running ON jobs (share_tag_us) WHERE status = 'RUNNING' AND share_tag_us IS NOT NULL;
+
+-- The accounts of shares: weight, and where the next job of the key begins.
+CREATE TABLE shares (
+  key       TEXT PRIMARY KEY,
+  weight    REAL NOT NULL CHECK (weight > 0),
+  finish_us INTEGER
+) WITHOUT ROWID;
+CREATE INDEX shares_farthest ON shares (finish_us) WHERE finish_us IS NOT NULL;
+
+-- How long attempts of the steps of a workflow were on, and those of a whole job of it (step ''): a mean in which the
+-- latest counts most, and of how many.
+CREATE TABLE durations (
+  workflow_id TEXT NOT NULL,
+  step_id     TEXT NOT NULL,
+  mean_us     INTEGER NOT NULL,
+  runs        INTEGER NOT NULL,
+  learned_us  INTEGER NOT NULL,  -- when it was learned last
+  PRIMARY KEY (workflow_id, step_id)
+) WITHOUT ROWID;
+CREATE INDEX durations_learned ON durations (learned_us);
