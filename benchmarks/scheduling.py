@@ -7,18 +7,22 @@ nothing fails when a target is missed.
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Figure, as_markdown, as_text
 from openagents_json import JobManager, OpenAgentsApp
+from openagents_json.job.engine.admission import Admission, Needs, Verdict
 from openagents_json.job.store import SqliteJobStore
 from openagents_json.job.store.contract.jobs import new_job
+from openagents_json.resources import STEPS, UNIT
 from openagents_json.testing import FakeClock
 
 SHORT, LONG = 1_000, 1_000_000  # jobs in the queue
@@ -30,6 +34,7 @@ LOW_AGE_S = 600.0
 URGENT = 20
 PRIORITIES = 10_000
 EXPLAINED = 40
+READY_STEPS, RESOURCES, DECISIONS = 10_000, 8, 200
 
 
 def app_on(folder: Path, **options: Any) -> OpenAgentsApp:
@@ -149,12 +154,57 @@ async def explaining(folder: Path, small: int) -> list[Figure]:
     ]
 
 
+@dataclass(eq=False)
+class Waiter:
+    """A job whose step waits."""
+
+    number: int
+
+    @property
+    def job_id(self) -> str:
+        return f"job-{self.number}"
+
+    @property
+    def standing(self) -> tuple[int, int]:
+        return self.number % 97, self.number
+
+
+async def deciding(folder: Path, small: int) -> list[Figure]:
+    """A turn of one job whose step asks, where very many others wait for eight resources, and who is woken then."""
+    names = [f"resource{number}" for number in range(RESOURCES)]
+    chance = random.Random(1)
+    admission: Admission[Waiter] = Admission(dict.fromkeys([STEPS, *names], 4 * UNIT))
+    count = READY_STEPS // small
+    waiters = [Waiter(number) for number in range(count + DECISIONS)]
+
+    def ask(waiter: Waiter) -> Verdict:
+        wanted = chance.sample(names, chance.randint(1, 3))
+        return admission.ask(waiter, 0).take(Needs.of(dict.fromkeys(wanted, UNIT)))
+
+    granted = [verdict.grant for waiter in waiters[:count] if (verdict := ask(waiter)).grant is not None]
+    seconds = []
+    for waiter in waiters[count:]:
+        started = time.perf_counter()
+        verdict = ask(waiter)
+        admission.wake()
+        seconds.append(time.perf_counter() - started)
+        if verdict.grant is not None:
+            granted.append(verdict.grant)
+        if granted:
+            admission.give_back(granted.pop(0))
+    return [
+        Figure(f"a decision, {count:,} steps wait, {RESOURCES} resources, median, ms", 1e3 * statistics.median(seconds),
+               at_most=1.0),
+        Figure("… slowest, ms", 1e3 * max(seconds)),
+    ]  # fmt: skip
+
+
 async def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
     small = 100 if "--quick" in arguments else 1
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(dir="/var/tmp" if Path("/var/tmp").is_dir() else None) as folder:
-        for part in (flat, urgent, explaining):
+        for part in (flat, urgent, explaining, deciding):
             place = Path(folder, part.__name__)
             place.mkdir()
             figures += await part(place, small)

@@ -152,6 +152,67 @@ async def test_job_stays_when_the_urgent_one_finds_another_slot(bench: Bench) ->
         assert (await types(jobs, low)).count("job.queued") == 1
 
 
+# ── steps that wait for a resource ────────────────────────────────────────────────────────────────────────────────
+
+
+def on_gpu(bench: Bench, id: str, gate: str, gpus: int = 1, **step: Any) -> str:
+    """A workflow of one step that occupies GPUs and waits at its gate."""
+    inputs = {"name": gate}
+    return bench.workflow({"id": "s", "component": "gate", "inputs": inputs, "resources": {"gpu": gpus}} | step, id=id)
+
+
+async def test_preemptible_attempt_ends_for_a_step_of_an_urgent_job(bench: Bench) -> None:
+    async with bench.manager(resources={"gpu": 1}) as jobs:
+        low = await jobs.create_job(on_gpu(bench, "low", "long", preemptible=True), priority="LOW", start=True)
+        await bench.gate("long").wait_entered()
+        urgent = await jobs.create_job(on_gpu(bench, "urgent", "quick"), priority="HIGH", start=True)
+        await bench.gate("quick").wait_entered()
+        lost = await seen(jobs, low, "attempt.lost")
+        assert (lost.data["reason"], lost.data["by"]) == ("preempted", urgent)
+        assert (await jobs.get_summary(low)).status == "RUNNING"
+        assert len(bench.gate("long").contexts) == 1  # it waits for the GPU
+        bench.gate("quick").open()
+        assert await final(jobs, urgent) == "COMPLETED"
+        await bench.gate("long").wait_entered(2)
+        bench.gate("long").open()
+        assert await final(jobs, low) == "COMPLETED"
+        assert jobs._worker.preemption._preemptible == {}
+
+
+async def test_so_many_attempts_end_as_a_wide_step_needs(bench: Bench) -> None:
+    async with bench.manager(resources={"gpu": 3}) as jobs:
+        flows = [on_gpu(bench, f"low{number}", f"long{number}", preemptible=True) for number in range(3)]
+        lows = [await jobs.create_job(flow, priority="LOW", start=True) for flow in flows]
+        for number in range(3):
+            await bench.gate(f"long{number}").wait_entered()
+        urgent = await jobs.create_job(on_gpu(bench, "urgent", "quick", gpus=2), priority="CRITICAL", start=True)
+        await bench.gate("quick").wait_entered()
+        lost = [low for low in lows if "attempt.lost" in await types(jobs, low)]
+        assert len(lost) == 2 and lows[0] not in lost  # the last in the order of the queue go first
+        bench.open_gates()
+        assert [await final(jobs, one) for one in (urgent, *lows)] == ["COMPLETED"] * 4
+
+
+@pytest.mark.parametrize(
+    ("step", "priority"), [({}, "CRITICAL"), ({"preemptible": True}, "LOW")], ids=["not preemptible", "same rank"]
+)
+async def test_attempt_is_left_alone(bench: Bench, step: dict[str, Any], priority: str) -> None:
+    async with bench.manager(resources={"gpu": 1}) as jobs:
+        low = await jobs.create_job(on_gpu(bench, "low", "long", **step), priority="LOW", start=True)
+        await bench.gate("long").wait_entered()
+        other = await jobs.create_job(on_gpu(bench, "other", "quick"), priority=priority, start=True)
+        await seen(jobs, other, "job.started")
+        await bench.pass_time(RECONSIDER_S)
+        assert len(bench.gate("quick").contexts) == 0
+        [wait] = (await jobs.get_job_status(other))["waiting_for"]
+        assert (wait["kind"], wait["resource"], wait["held_by"]) == ("resource", "gpu", [low])
+        [blocker] = (await jobs.explain(other)).blockers
+        assert blocker.message == f"A step needs 1 gpu, and 0 of 1 is free for it. Held by {low[-8:]}."
+        bench.gate("long").open()
+        bench.gate("quick").open()
+        assert [await final(jobs, low), await final(jobs, other)] == ["COMPLETED"] * 2
+
+
 @several
 async def test_one_worker_of_two_makes_room_for_a_job(bench: Bench) -> None:
     flows = [gates(bench, f"low{n}", f"a{n}", f"b{n}") for n in range(2)]

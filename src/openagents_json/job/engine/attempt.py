@@ -78,6 +78,16 @@ class Attempt:
         self._preparation: asyncio.Task[None] | None = None
         self.began_us = worker.clock.now_us()
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it was told to stop."""
+        return self._told_us is not None
+
+    @property
+    def makes_room_for(self) -> str | None:
+        """The job for the sake of which it was told to stop, if it was for one."""
+        return self._stop_by
+
     def prepare(self, preparation: asyncio.Task[None]) -> None:
         """Something has to be waited for before the call: it ends by `start` or `fail`, and is cancelled when the
         attempt is told to stop."""

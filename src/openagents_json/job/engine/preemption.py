@@ -1,4 +1,5 @@
-"""Making room: where every job slot of a worker is taken, one of its jobs yields to a more urgent one in the queue.
+"""Making room: where every job slot of a worker is taken, one of its jobs yields to a more urgent one in the queue; and
+where a step of an urgent job waits for a resource, an attempt that is `preemptible` ends for it.
 
 Who yields is a pure rule (`who_yields`). It goes back into the queue at its next step boundary, or at once where all
 that it runs is `preemptible`; nothing that is recorded is done again. Only the first in the queue is made room for, so
@@ -15,10 +16,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from openagents_json.job.engine.place import Standing
+from openagents_json.job.machine import PREEMPTED
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.records import Waiting
 
 if TYPE_CHECKING:
+    from openagents_json.job.engine.attempt import Attempt
     from openagents_json.job.engine.runner import Runner
     from openagents_json.job.engine.worker import Worker
 
@@ -35,9 +38,10 @@ def may_yield(running: Standing, waiting: Waiting, max_preemptions: int) -> bool
 
 
 def who_yields(running: Iterable[tuple[T, Standing]], waiting: Waiting, max_preemptions: int) -> T | None:
-    """The lowest of the jobs that may yield, and of those of one rank the last in the order of the queue."""
+    """The lowest of the jobs that may yield, of those of one rank the last in the order of the queue, and of those that
+    stand alike the one that is given last."""
     able = [(one, standing) for one, standing in running if may_yield(standing, waiting, max_preemptions)]
-    return min(able, key=lambda one: (one[1].rank, -one[1].sort_at))[0] if able else None
+    return min(reversed(able), key=lambda one: (one[1].rank, -one[1].sort_at))[0] if able else None
 
 
 class Preemption:
@@ -47,6 +51,7 @@ class Preemption:
         self._worker = worker
         self._asked: dict[str, Runner] = {}  # job in the queue → who is to make room for it, and has not yet
         self._made: dict[str, str] = {}  # job in the queue → id of the one that has; as many as there are job slots
+        self._preemptible: dict[Attempt, Runner] = {}  # attempts that are on
 
     async def make_room(self) -> None:
         """Every job slot is taken: let a job yield to the first in the queue, if it may."""
@@ -62,6 +67,8 @@ class Preemption:
         if runner is not None and await worker.store.make_room(waiting.job_id, worker.id) and runner.if_it_yielded:
             self._asked[waiting.job_id] = runner
             runner.make_room_for(waiting.job_id)
+            for attempt in [attempt for attempt, other in self._preemptible.items() if other is runner]:
+                attempt.stop(PREEMPTED, worker.settings.cancel_grace_s, by=waiting.job_id)
 
     def yielded(self, runner: Runner) -> None:
         """A runner has let go of its job, or come to its end."""
@@ -92,3 +99,37 @@ class Preemption:
         """A loop of the worker."""
         await self._worker.clock.sleep(RECONSIDER_S)
         self._worker.reconsider_queue()
+
+    # ── for steps that wait for a resource ────────────────────────────────────────────────────────────────────────────
+
+    def began(self, attempt: Attempt, runner: Runner) -> None:
+        """An attempt is on that may be ended in the middle."""
+        self._preemptible[attempt] = runner
+
+    def code_ended(self, attempt: Attempt) -> None:
+        """The code of an attempt has ended, and what it occupied is free. It may not be enough for who it was for."""
+        self._preemptible.pop(attempt, None)
+        waiting = self._worker.runners.get(attempt.makes_room_for or "")
+        if waiting is not None:
+            self.end_attempt_for(waiting)
+
+    def end_attempt_for(self, waiting: Runner) -> None:
+        """If steps of a job wait for resources, end the lowest preemptible attempt that occupies one of them and that
+        may yield to it; one at a time. What comes free is kept for the job, if it is the first that waits for it."""
+        worker = self._worker
+        if not self._preemptible or not worker.admission.waits(waiting):
+            return
+        if any(attempt.makes_room_for == waiting.job_id for attempt in self._preemptible):
+            return
+        short = {one.resource for one in worker.admission.why(waiting)}
+        able = (
+            (attempt, standing)
+            for attempt, runner in self._preemptible.items()
+            if runner is not waiting
+            and not attempt.is_told
+            and not short.isdisjoint(attempt.grant.needs.names)
+            and (standing := runner.if_it_yielded) is not None
+        )
+        attempt = who_yields(able, waiting.as_waiting, worker.settings.max_preemptions)
+        if attempt is not None:
+            attempt.stop(PREEMPTED, worker.settings.cancel_grace_s, by=waiting.job_id)

@@ -28,7 +28,7 @@ from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
 from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
-from openagents_json.job.engine.place import JobPlace, Standing
+from openagents_json.job.engine.place import JobPlace, Standing, rank_of
 from openagents_json.job.engine.slots import Slots
 from openagents_json.job.engine.spending import Spending
 from openagents_json.job.engine.tracking import Tracking
@@ -52,7 +52,7 @@ from openagents_json.job.machine import (
     risk_us,
 )
 from openagents_json.job.model import FINAL, JobStatus
-from openagents_json.job.store.records import Claim, NewJob, Request, row_of
+from openagents_json.job.store.records import Claim, NewJob, Request, Waiting, row_of
 
 if TYPE_CHECKING:
     from openagents_json.job.engine.worker import Worker
@@ -138,6 +138,11 @@ class Runner:
         return self._place.in_queue(state, self._worker.store.aging_s, self._worker.clock.now_us())
 
     @property
+    def as_waiting(self) -> Waiting:
+        """The job as one that waits, where its steps do."""
+        return Waiting(self.job_id, rank_of(self.state), self.sort_at, None)
+
+    @property
     def made_room(self) -> bool:
         """Whether it has let go of its job for the sake of a more urgent one."""
         return self._released is not None and self._released.by is not None and self.has_let_go
@@ -168,12 +173,8 @@ class Runner:
         self.look_again()
 
     def make_room_for(self, job_id: str) -> None:
-        """Give the job back for the sake of a more urgent one: at the next step boundary, or as soon as attempts that
-        may be ended in the middle have."""
+        """Give the job back for the sake of a more urgent one, as soon as nothing of it runs."""
         self._released = Released(PREEMPTED, job_id)
-        for attempt in self._attempts.values():
-            if self._is_preemptible(attempt):
-                attempt.stop(PREEMPTED, self._worker.settings.cancel_grace_s, by=job_id)
         self.look_again()
 
     def stay(self, job_id: str) -> None:
@@ -181,10 +182,6 @@ class Runner:
         if self._released is not None and self._released.by == job_id:
             self._released = None
             self.look_again()
-
-    def _is_preemptible(self, attempt: Attempt) -> bool:
-        run = self.state.runs.get(attempt.path)
-        return run is not None and self.state.node(run).step.preemptible
 
     def keep(self, reason: str) -> None:
         """The job need not be given back any more for that reason. It looks for what it may start now."""
@@ -214,6 +211,7 @@ class Runner:
                 self._worker.grants.keep(self, () if is_held_up else self.state.startable)
                 self._set_timer()
                 self._worker.offer_slots()
+                self._worker.preemption.end_attempt_for(self)
         except LeaseLost as lost:
             logger.warning("lost job %s: %s", self.job_id, lost, extra={"job_id": self.job_id})
             self.stop_attempts("lost_lease", 0.0)
@@ -397,6 +395,8 @@ class Runner:
         attempt = make_attempt(self._worker, self.state, call.run, grant, self._ended, self._code_ended, track, spend)
         self._attempts[attempt.path] = attempt
         self._worker.grants.begin(attempt, self)
+        if self.state.node(call.run).step.preemptible:
+            self._worker.preemption.began(attempt, self)
         begin_attempt(self._worker, self.state, call, attempt)
 
     def _release(self, resource: Resource, grant: Grant) -> None:
@@ -425,6 +425,7 @@ class Runner:
 
     def _code_ended(self, attempt: Attempt) -> None:
         self._worker.code_ended(attempt)
+        self._worker.preemption.code_ended(attempt)
         if attempt.is_abandoned:
             self._abandoned.ended((attempt.path, attempt.number))
 
