@@ -173,13 +173,13 @@ async def deciding(folder: Path, small: int) -> list[Figure]:
     """A turn of one job whose step asks, where very many others wait for eight resources, and who is woken then."""
     names = [f"resource{number}" for number in range(RESOURCES)]
     chance = random.Random(1)
-    admission: Admission[Waiter] = Admission(dict.fromkeys([STEPS, *names], 4 * UNIT))
+    admission: Admission[Waiter] = Admission(dict.fromkeys([STEPS, *names], 10 * UNIT))
     count = READY_STEPS // small
     waiters = [Waiter(number) for number in range(count + DECISIONS)]
 
     def ask(waiter: Waiter) -> Verdict:
-        wanted = chance.sample(names, chance.randint(1, 3))
-        return admission.ask(waiter, 0).take(Needs.of(dict.fromkeys(wanted, UNIT)))
+        wanted = chance.sample(names, chance.randint(1, RESOURCES))
+        return admission.ask(waiter, 0).take(Needs.of({name: UNIT * chance.randint(1, 10) for name in wanted}))
 
     granted = [verdict.grant for waiter in waiters[:count] if (verdict := ask(waiter)).grant is not None]
     seconds = []

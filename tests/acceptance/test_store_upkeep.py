@@ -82,15 +82,15 @@ def test_check_names_the_job_and_exits_with_6(shell: Shell) -> None:
 def test_old_store_is_looked_at_and_migrated_when_asked(shell: Shell) -> None:
     write_old_store(shell)
     before = shell.store_path.read_bytes()
-    assert "1; this program has 5 (4 migrations to do" in shell.run("store", "info").out
+    assert "1; this program has 4 (3 migrations to do" in shell.run("store", "info").out
     assert_refused(shell.run("store", "check"), 5, "has schema 1", "openagents store migrate")
     planned = shell.run("store", "migrate", "--dry-run", "--backup", "before.db")
     assert planned.code == 0 and "2  workers and requirements" in planned.out and "4  scheduling" in planned.out
     assert shell.store_path.read_bytes() == before and not (shell.folder / "before.db").exists()
     migrated = shell.run("store", "migrate", "--backup", "before.db", "--json").document
-    assert (migrated["schema"], migrated["known_schema"], migrated["migrated"]) == (1, 5, True)
+    assert (migrated["schema"], migrated["known_schema"], migrated["migrated"]) == (1, 4, True)
     assert migrated["backup"]["bytes"] == (shell.folder / "before.db").stat().st_size
-    assert "1; this program has 5" in shell.run("store", "info", "sqlite:///before.db").out
+    assert "1; this program has 4" in shell.run("store", "info", "sqlite:///before.db").out
     assert shell.run("store", "check").code == 0
     assert "Nothing was changed" in shell.run("store", "migrate").out
     shell.store_path.unlink()  # rows of schema 1 do not say which components their jobs require

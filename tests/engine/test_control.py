@@ -60,7 +60,9 @@ async def test_pause_lets_the_running_attempt_finish_and_starts_nothing(bench: B
     bench.gate().open()
     await seen(jobs, job_id, "job.paused")
     status = await jobs.get_job_status(job_id)
-    assert (status["status"], status["waiting_for"]) == ("PAUSED", [{"kind": "resume", "by": "ada", "reason": "lunch"}])
+    assert status["status"] == "PAUSED"
+    [wait] = status["waiting_for"]
+    assert (wait["kind"], wait["by"], wait["reason"]) == ("resume", "ada", "lunch")
     assert status["steps"]["a"]["status"] == "COMPLETED" and bench.components.calls == []
     await jobs.resume_job(job_id)
     assert await final(jobs, job_id) == "COMPLETED"

@@ -82,7 +82,7 @@ async def test_what_attached_children_use_counts_to_the_share_of_their_parent(be
         bench.open_gates()
         assert await final(jobs, job_id) == "COMPLETED"
         ended = await seen(jobs, job_id, "child.ended")
-        assert ended.data["used_us"] == 30 * SECOND_US
+        assert ended.data["spent"]["time_us"] == 30 * SECOND_US
         account = jobs.store._shares.accounts["a"]  # type: ignore[attr-defined]
         assert account.finish_us is not None
         created_us = (await history(jobs, job_id))[0].at_us

@@ -58,7 +58,8 @@ def make_display(view: JobView, output: Output, *, plain: bool = False) -> Displ
     if output.as_json:
         return SilentDisplay(view)
     if plain or not output.is_terminal:
-        output.say(f"Job {job_name(view.workflow_id, view.job_id)} is {view.status}.")
+        hint = f"; it goes on after {view.after_pause}" if view.status == JobStatus.PAUSED else ""
+        output.say(f"Job {job_name(view.workflow_id, view.job_id)} is {view.status}{hint}.")
         return PlainDisplay(view, output)
     from rich.console import Console
 
