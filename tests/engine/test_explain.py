@@ -173,7 +173,7 @@ class Situation:
     def __init__(self, bench: Bench, seed: int) -> None:
         self.bench = bench
         self.random = random.Random(seed)
-        self.jobs = bench.manager(max_jobs=2, max_preemptions=0)
+        self.jobs = bench.manager(max_jobs=2, max_preemptions=0, resources={"gpu": 1})
         self.begun = bench.gate("begun")
 
     def chance(self) -> bool:
@@ -188,15 +188,23 @@ class Situation:
         if self.chance():
             steps.append({"id": "sleeps", "wait": {"seconds": 100}})
         steps.append({"id": "ends", "component": "gate", "inputs": {"name": "begun"}})
+        if self.chance():
+            steps[-1]["resources"] = {"gpu": 1}
         limited = {"concurrency": 1} if self.chance() else {}
         flow = bench.workflow(*steps, id="flow", **limited)
-        bench.workflow({"id": "s", "component": "gate", "inputs": {"name": "holder"}}, id="other")
+        bench.workflow(
+            {"id": "s", "component": "gate", "inputs": {"name": "holder"}, "resources": {"gpu": 1}}, id="other"
+        )
         if limited:
             bench.workflow({"id": "s", "signal": "never"}, id="unused")
         for _ in range(self.random.choice((0, 1, 2, 3))):
             await jobs.create_job("other", priority="CRITICAL", start=True)
         if limited and self.chance():
             await jobs.create_job(flow, priority="CRITICAL", start=True)
+        if self.chance():
+            await jobs.pause_workflow(flow, by="eve")
+        if self.chance():
+            await jobs.pause_component("gate", by="eve")
         job_id = await jobs.create_job(flow, start=self.chance())
         if self.chance() and (await jobs.get_summary(job_id)).status != "CREATED":
             await jobs.pause_job(job_id, by="ada")
@@ -224,6 +232,14 @@ class Situation:
             for holder in blocker.details["held_by"]:
                 await jobs.cancel_job(holder, force=True)
                 await final(jobs, holder)
+        elif kind == "paused":
+            await (jobs.resume_workflow if blocker.details["what"] == "workflow" else jobs.resume_component)(
+                blocker.details["name"]
+            )
+        elif kind == "resource":
+            for holder in [*blocker.details["held_by"], *blocker.details["ahead"]]:
+                await jobs.cancel_job(holder, force=True)
+                await final(jobs, holder)
         elif kind == "queue":
             found = await jobs.explain(job_id)
             assert found.score is not None
@@ -241,7 +257,7 @@ async def test_removing_the_named_blockers_makes_the_job_begin(bench: Bench, see
     situation = Situation(bench, seed)
     async with situation.jobs as jobs, asyncio.timeout(SAFETY_S):
         job_id = await situation.make()
-        for _ in range(12):
+        for _ in range(16):
             mine = [context for context in situation.begun.contexts if context.job_id == job_id]
             if mine:
                 break
@@ -255,6 +271,23 @@ async def test_removing_the_named_blockers_makes_the_job_begin(bench: Bench, see
         else:
             raise AssertionError(f"it did not begin: {await jobs.explain(job_id)}")
         bench.open_gates()
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+async def test_step_that_waits_in_another_process_is_named(bench: Bench) -> None:
+    flow = bench.one("gate", resources={"gpu": 1})
+    async with bench.manager(resources={"gpu": 1}) as jobs, bench.manager(worker=False) as other:
+        holder = await jobs.create_job(flow, start=True)
+        await bench.gate().wait_entered()
+        job_id = await jobs.create_job(flow, start=True)
+        await seen(jobs, job_id, "job.started")
+        assert kinds(await jobs.explain(job_id)) == ["resource"]
+        [blocker] = (await other.explain(job_id)).blockers
+        where = f"a slot or a resource at the worker {jobs.worker_id}"
+        assert blocker.message == f"One step is ready and waits for {where}: s, which needs 1 gpu."
+        assert kinds(await other.explain(holder)) == []
+        bench.gate().open()
+        assert [await final(jobs, one) for one in (holder, job_id)] == ["COMPLETED"] * 2
 
 
 async def test_what_is_named_are_all_the_blockers_there_are(bench: Bench, jobs: JobManager) -> None:

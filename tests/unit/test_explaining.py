@@ -39,7 +39,7 @@ def facts(
     workers: tuple[StoredWorker, ...] = (),
     starts: tuple[float, ...] = (),
 ) -> Facts:
-    found = {"status": status, "display_status": status, "waiting_for": waits, "requests": requests}
+    found = {"status": status, "display_status": status, "waiting_for": waits, "requests": requests, "share": None}
     began = [NOW - timedelta(seconds=ago) for ago in starts]
     required = next((wait["components"] for wait in waits if wait["kind"] == "worker"), ())
     return Facts("flow/1234", found, required, place, 3_600.0, workers, began, NOW)

@@ -74,7 +74,8 @@ def _score_lines(score: Score, now: datetime) -> Iterator[str]:
         parts.append(f"{duration(score.waited_s)} waited before")
     if score.level:
         parts.append(f"{score.level} × {duration(score.aging_s)} for {score.priority}")
-    yield f"  place {score.ahead + 1:,}, virtual arrival {short_time(score.virtual_arrival, now)}: {' - '.join(parts)}"
+    why = {"share": "by its share", "deadline": "by its deadline"}.get(score.by, " - ".join(parts))
+    yield f"  place {score.ahead + 1:,}, virtual arrival {short_time(score.virtual_arrival, now)}: {why}"
     for one in score.before[:BEFORE_SHOWN]:
         arrival = short_time(one["virtual_arrival"], now)
         yield f"    before it: {short_id(one['job_id'])}, {one['priority']}, virtual arrival {arrival}"

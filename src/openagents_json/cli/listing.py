@@ -261,6 +261,8 @@ def _wait(wait: Mapping[str, Any], now: datetime) -> str:
         text = _component_limit_wait(wait) if "component" in wait else _limit_wait(wait)
     elif wait["kind"] == "paused":
         text = _pause_wait(wait, now)
+    elif wait["kind"] == "slot":
+        text = f"for a slot at the worker {printable(wait['worker'], 80)} ({count(wait['steps'], 'step')} ready)"
     elif wait["kind"] == "signal":
         text = f"for the signal {printable(wait['signal'], 120)!r}"
     elif wait["kind"] == "child":

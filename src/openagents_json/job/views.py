@@ -168,6 +168,8 @@ def _waiting_for(
         return waits
     waits += [_component_limit(one) for one in blocked if state.status == JobStatus.RUNNING][:STEPS_SHOWN]
     waits += [_short(one) for one in short]
+    if not short and not blocked:
+        waits += _ready(state)
     for path, due_us in state.delayed.items():
         kind = "retry" if state.runs[path].status == StepStatus.RETRYING else "timer"
         waits.append({"kind": kind, "step": path, "at": as_datetime(due_us)})
@@ -230,6 +232,17 @@ def _component_limit(blocked: Blocked) -> dict[str, Any]:
     if cap.per_us is None:
         return wait | {"held_by": list(blocked.held_by)}
     return wait | {"per_seconds": cap.per_us / SECOND_US, "at": _moment(blocked.next_us)}
+
+
+def _ready(state: JobState) -> list[dict[str, Any]]:
+    """What is ready in a RUNNING job and has not begun: {"kind": "slot", "step" (the first), "steps" (how many),
+    "worker", "needs" (what the step says that it needs)}. What there is a slot for begins in the commit that makes it
+    ready, so the rest waits for one."""
+    if state.status != JobStatus.RUNNING or state.pause_requested or state.cancel is not None or not state.ready:
+        return []
+    path = next(iter(state.ready))
+    needs = dict(state.node(state.runs[path]).step.resources)
+    return [{"kind": "slot", "step": path, "steps": len(state.ready), "worker": state.worker, "needs": needs}]
 
 
 def _short(one: Short) -> dict[str, Any]:

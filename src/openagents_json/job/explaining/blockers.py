@@ -12,6 +12,7 @@ from openagents_json.clock import SECOND_US, as_datetime
 from openagents_json.ids import short_id
 from openagents_json.job.explaining.model import Blocker, Estimate, Score
 from openagents_json.job.model import JobPriority, JobStatus
+from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.records import QueuePlace, StoredWorker
 from openagents_json.job.store.rules import serves
 
@@ -153,6 +154,15 @@ def _start(wait: Entry, facts: Facts) -> Said:
     return f"Nobody has started it.{when}", f"openagents jobs start {facts.name}"
 
 
+def _slot(wait: Entry, facts: Facts) -> Said:
+    needs = _names([f"{amount:g} {name}" for name, amount in wait["needs"].items()], "and")
+    which = f"{wait['step']}" + (f", which needs {needs}" if needs else "")
+    at = f"a slot or a resource at the worker {wait['worker']}"
+    if wait["steps"] == 1:
+        return f"One step is ready and waits for {at}: {which}.", None
+    return f"{wait['steps']:,} steps are ready and wait for {at}; the first is {which}.", None
+
+
 def _limit(wait: Entry, facts: Facts) -> Said:
     """A slot of the limit of its workflow, or of a component."""
     if "component" in wait:
@@ -226,6 +236,7 @@ _SENTENCES: dict[str, Callable[[Entry, Facts], Said]] = {
     "paused": _paused,
     "limit": _limit,
     "resource": _resource,
+    "slot": _slot,
     "worker": _worker,
     "signal": _signal,
     "timer": _timer,
@@ -259,9 +270,17 @@ def score_of(facts: Facts) -> Score | None:
         priority=JobPriority.of_rank(place.rank),
         level=place.rank,
         aging_s=facts.aging_s,
+        by=_placed_by(facts, place),
         ahead=place.ahead,
         before=before,
     )
+
+
+def _placed_by(facts: Facts, place: QueuePlace) -> str:
+    by_time_us = virtual_arrival_us(place.queued_us, place.waited_us, place.rank, facts.aging_s)
+    if place.sort_at == by_time_us:
+        return "time"
+    return "share" if facts.status["share"] is not None else "deadline"
 
 
 def estimate_of(facts: Facts) -> Estimate | None:

@@ -25,7 +25,7 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The place of a job in the queue: virtual_arrival = queued_at - waited_s - level × aging_s.
+    """The place of a job in the queue: virtual_arrival = queued_at - waited_s - level × aging_s, or as `by` says.
 
     `ahead` jobs stand before it; of the first of them `before` has {"job_id", "priority", "virtual_arrival"}."""
 
@@ -35,6 +35,7 @@ class Score:
     priority: JobPriority
     level: int
     aging_s: float
+    by: str  # "time": as above; "share" or "deadline": that puts it somewhere else
     ahead: int
     before: tuple[Mapping[str, Any], ...] = ()
 
