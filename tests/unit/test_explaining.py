@@ -70,6 +70,20 @@ def test_time_that_has_come_blocks_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ago_s", "others", "kinds"),
+    [(0.5, [], []), (5, [], ["slot"]), (5, [{"kind": "resource"}], ["resource"])],
+    ids=["about to begin", "late", "said otherwise"],
+)
+def test_step_that_should_have_been_tried_again_waits_for_a_slot(
+    ago_s: float, others: list[dict[str, Any]], kinds: list[str]
+) -> None:
+    retry = {"kind": "retry", "step": "t", "at": NOW - timedelta(seconds=ago_s)}
+    amounts = {"resource": "gpu", "need": 1, "free": 0, "capacity": 1, "held_by": [], "ahead": []}
+    found = blockers_of(facts(retry, *(one | amounts for one in others), status="RUNNING"))
+    assert [one.kind for one in found] == kinds
+
+
+@pytest.mark.parametrize(
     ("wait", "message", "command"),
     [
         ({"kind": "start", "at": None}, "Nobody has started it.", "openagents jobs start flow/1234"),

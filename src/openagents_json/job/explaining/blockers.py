@@ -18,6 +18,7 @@ from openagents_json.job.store.rules import serves
 
 NAMES_SHOWN = 5
 STARTS_NEEDED = 3  # fewer say nothing of how fast jobs begin
+LATE_S = 1.0  # a step whose time has come begins sooner if it can
 STARTS_ARE_OLD_S = 600.0  # the last one is so long ago: then they say nothing any more
 
 Entry = Mapping[str, Any]
@@ -65,10 +66,25 @@ def _waits(facts: Facts) -> Iterator[Blocker]:
         if wait["kind"] == "worker" and wait["workers"]:
             continue  # some could take it: what is before it in the queue is what it waits for
         if wait["kind"] in ("timer", "retry") and wait["at"] <= facts.now:
+            if wait["kind"] == "retry" and _is_late(wait, facts):
+                yield Blocker("slot", _late(wait), wait["at"], None, None, wait)
             continue  # its time has come: whoever takes the job goes on with it
         say = _SENTENCES.get(wait["kind"])
         message, command = say(wait, facts) if say is not None else (f"It waits for {wait['kind']}.", None)
         yield Blocker(wait["kind"], message, wait.get("since"), wait.get("at") or wait.get("until"), command, wait)
+
+
+def _is_late(retry: Entry, facts: Facts) -> bool:
+    """Whether a step of a RUNNING job should have been tried again, and it is not said otherwise why it was not."""
+    others = {wait["kind"] for wait in facts.status["waiting_for"]}
+    is_late = facts.now - retry["at"] > timedelta(seconds=LATE_S)
+    return (
+        facts.status["status"] == JobStatus.RUNNING and is_late and others.isdisjoint(("resource", "limit", "paused"))
+    )
+
+
+def _late(retry: Entry) -> str:
+    return f"The step {retry['step']} is to be tried again and waits for a slot or a resource at its worker."
 
 
 def _queue(facts: Facts) -> Blocker | None:
