@@ -11,7 +11,7 @@ import pytest
 
 from openagents_json.errors import LimitReached, StoreError, StoreUnavailable
 from openagents_json.job.model import JobPriority, JobStatus, JobSummary
-from openagents_json.job.store import postgres_limits
+from openagents_json.job.store import postgres_limits, postgres_queue
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract import (
     AcceptingContract,
@@ -28,6 +28,7 @@ from openagents_json.job.store.contract import (
     WorkerContract,
 )
 from openagents_json.job.store.contract.jobs import (
+    CALLS,
     Holder,
     accept,
     assert_folds_to,
@@ -39,12 +40,14 @@ from openagents_json.job.store.contract.jobs import (
     request,
     settle,
 )
+from openagents_json.job.store.contract.leases import having
 from openagents_json.job.store.contract.limits import have_slots, limited
 from openagents_json.job.store.limits import limit_key
 from openagents_json.job.store.output import OutputChunk, Piece
 from openagents_json.job.store.postgres import PostgresJobStore
 from openagents_json.job.store.postgres_driver import Connection, Row
 from openagents_json.job.store.postgres_rows import SQL
+from openagents_json.job.store.postgres_upkeep import TABLES
 from openagents_json.job.store.query import build_query
 from openagents_json.testing import FakeClock
 from tests.contract.grouping import GroupContract
@@ -325,6 +328,36 @@ async def test_aging_that_another_process_sets_holds_here_too(
         assert store.aging_s == 1.0
     finally:
         await other.close()
+
+
+def calling(name: str, workflow: str = "calls") -> dict[str, Any]:
+    return CALLS | {"id": workflow, "steps": [{"id": "first", "component": f"tool.{name}"}]}
+
+
+async def test_requirements_of_jobs_that_are_set_aside_are_not_looked_at(
+    store: PostgresJobStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are they there for the index of the queue: whoever asks for them reads all jobs."""
+    monkeypatch.setattr(postgres_queue, "MAX_REQUIREMENTS", 2)
+    plain, urgent = [
+        await store.create(new_job(clock, calling(name), priority=priority))
+        for name, priority in (("a", JobPriority.LOW), ("z", JobPriority.HIGH))
+    ]
+    for name in ("m", "n"):
+        await store.create(new_job(clock, calling(name, "paused")))
+    await store.set_pause("workflow", "paused", None, None)
+    assert await store.claim("w1", 10, having("tool.m", "tool.n")) == []  # and they are set aside
+    first = await store.first_waiting()
+    assert first is not None and first.job_id == urgent
+    place = await store.queue_place(plain)
+    assert place is not None and (place.ahead, [one.job_id for one in place.first]) == (1, [urgent])
+
+
+async def test_vacuum_and_the_size_are_about_each_table(store: PostgresJobStore, postgres: Server) -> None:
+    async with postgres.connected() as connection:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = $1"
+        names = {row["tablename"] for row in await connection.fetch(query, store.place.schema)}
+    assert names == {*TABLES, "meta", "migrations"}  # which have a few rows
 
 
 async def test_store_has_no_more_connections_than_it_says(postgres: Server, url: str, clock: FakeClock) -> None:

@@ -75,11 +75,6 @@ async def copy_into(postgres: Server, source: str, target: str) -> None:
             )
 
 
-@pytest.fixture(params=[1, 2])
-def schema_version(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 class Past:
     """Jobs of an earlier version, as they are left by a program that was stopped."""
 
@@ -97,7 +92,7 @@ def version(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 async def past(
-    schema_version: int, postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    version: int, postgres: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Past]:
     present = await postgres.empty_schema()
     store = PostgresJobStore(postgres.store_url(present), clock)
@@ -108,9 +103,9 @@ async def past(
     await store.append_output(holders[0].job_id, "first", 1, [OutputChunk(0, 5, [Piece("stdout", 1, "hello")])])
     await store.close()
     schema = postgres.new_schema()
-    await make_schema(postgres, schema, schema_version, monkeypatch)
+    await make_schema(postgres, schema, version, monkeypatch)
     await copy_into(postgres, present, schema)
-    yield Past(schema_version, postgres.store_url(schema), holders, queued)
+    yield Past(version, postgres.store_url(schema), holders, queued)
 
 
 async def test_jobs_of_an_earlier_schema_go_on_in_the_present_one(past: Past, clock: FakeClock) -> None:
@@ -157,7 +152,7 @@ async def test_limits_are_kept_in_a_schema_that_had_none(past: Past, clock: Fake
 
 
 async def test_migration_that_fails_leaves_the_earlier_schema(
-    past: Past, version: int, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    past: Past, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     *known, last = migrations("postgres")[: past.version + 1]
     broken = Migration(last.number, last.name, last.script + "; SELECT nothing FROM nowhere;")

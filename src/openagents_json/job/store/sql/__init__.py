@@ -36,6 +36,7 @@ def statements(dialect: str) -> dict[str, str]:
     text = files(__package__).joinpath(dialect, "statements.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)[1:]
     named = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert len(named) == len(parts) // 2, "a name stands for one statement"
     return {name: re.sub(r"^--[^\n]*\n", "", body.strip(), flags=re.MULTILINE) for name, body in named.items()}
 
 

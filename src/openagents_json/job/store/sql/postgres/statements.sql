@@ -406,13 +406,14 @@ UPDATE jobs SET aside = FALSE FROM ordered WHERE jobs.key = ordered.key;
 
 -- name: first_waiting
 -- The job that a claim would take first; as there, but nothing is locked ($1 and $3: what the worker has; $2: sets of
--- requirements that are looked at).
+-- requirements that are looked at). No suspects: `NOT (deaths >= 2)`, or a constant beside it, would become `deaths < 2`
+-- when the statement is planned, which the index of the queue does not know.
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
-   ORDER BY requires LIMIT 1)
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
+   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND NOT (deaths >= 2) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 served AS MATERIALIZED (
@@ -430,7 +431,7 @@ SELECT one.id, one.rank, one.sort_at, one.room_by, one.is_paused FROM served, LA
   SELECT key, id, rank, sort_at, room_by,
          NOT cancel_requested AND workflow_id IN (SELECT name FROM pauses WHERE kind = 'workflow') AS is_paused
   FROM jobs
-  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = (SELECT FALSE)
     AND jobs.requires = served.requires
   ORDER BY sort_at, key LIMIT 1) AS one
 ORDER BY one.sort_at, one.key LIMIT 1;
@@ -439,11 +440,11 @@ ORDER BY one.sort_at, one.key LIMIT 1;
 -- Where a job stands in the queue, if claims find it, and how many stand before it ($2: sets of requirements that are
 -- looked at; $3: jobs that are counted).
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
-   ORDER BY requires LIMIT 1)
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
+   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND NOT (deaths >= 2) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 place AS MATERIALIZED (
@@ -454,7 +455,7 @@ place AS MATERIALIZED (
 SELECT place.*, (SELECT count(*) FROM (
   SELECT 1 FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $2) AS seen, LATERAL (
     SELECT 1 FROM jobs
-    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
+    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = (SELECT FALSE)
       AND jobs.requires = seen.requires AND (jobs.sort_at, jobs.key) < (place.sort_at, place.key)) AS one
   LIMIT $3) AS counted) AS ahead
 FROM place;
@@ -462,17 +463,17 @@ FROM place;
 -- name: queue_first
 -- The first in the queue, whatever they require ($1: sets of requirements that are looked at; $2: so many jobs).
 WITH RECURSIVE sets (requires) AS (
-  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
-   ORDER BY requires LIMIT 1)
+  (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
+   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND NOT (deaths >= 2) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 )
 SELECT one.id, one.rank, one.sort_at, one.room_by
 FROM (SELECT requires FROM sets WHERE requires IS NOT NULL LIMIT $1) AS seen, LATERAL (
   SELECT key, id, rank, sort_at, room_by FROM jobs
-  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND NOT (deaths >= 2)
+  WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = (SELECT FALSE)
     AND jobs.requires = seen.requires
   ORDER BY sort_at, key LIMIT $2) AS one
 ORDER BY one.sort_at, one.key LIMIT $2;
@@ -1009,10 +1010,6 @@ WHERE key = ANY($1::text[]) AND (worker = $2 OR EXISTS (
 -- name: buckets_of_keys
 -- The buckets of some keys that are perhaps not full.
 SELECT key, full_us FROM buckets WHERE key = ANY($1::text[]);
-
--- name: now
--- The store's clock.
-SELECT store_now($1);
 
 -- name: grants_put
 -- What a worker holds and wants of some keys from now on.
