@@ -52,7 +52,7 @@ def take(admission: Admission[Job], job: Job, step: Needs) -> Grant:
 
 
 def started(verdicts: Iterable[Verdict]) -> list[bool]:
-    return [verdict.is_admitted for verdict in verdicts]
+    return [verdict.grant is not None for verdict in verdicts]
 
 
 def names(jobs: Iterable[Job]) -> list[str]:

@@ -216,10 +216,10 @@ class JobManager:
         `priority` defaults to the workflow's, else MEDIUM. `start_at` (aware) starts it by itself. `budget`
         ({"seconds", "tokens", "cost"}) comes over the workflow's, each by itself; None is no limit. Jobs with the same
         `share_key` (default: what the workflow says) get one fair share of the work, see `set_share`. A job with a
-        `deadline` (aware) comes forward in the queue in time; `job.deadline_at_risk` says when it may be late. With an
-        `idempotency_key` the same call again returns the same job. `WorkflowNotFound`, `InvalidInputs` (all problems),
-        `IdempotencyConflict` (the key with another body), `LimitReached` (with `start`, and `concurrency` of the
-        workflow refuses it), `StoreUnavailable` (not accepted).
+        `deadline` (aware) comes forward in the queue in time; `job.deadline_at_risk` says, once a worker
+        has it, that it may be late. With an `idempotency_key` the same call again returns the same job.
+        `WorkflowNotFound`, `InvalidInputs` (all problems), `IdempotencyConflict` (the key with another body),
+        `LimitReached` (with `start`, and `concurrency` of the workflow refuses it), `StoreUnavailable` (not accepted).
         """
         workflow = self.workflows.get(workflow_id, version)
         await self._expect(workflow, share_key, deadline)
@@ -604,8 +604,9 @@ class JobManager:
         return status_of(state, summary, requests, retries, workers, limit, pauses, blocked, short)
 
     async def explain(self, job_id: str) -> Explanation:
-        """Why the job is not running: every blocker in order, with the command that would unblock it, its place in the
-        queue with its parts, when it will begin and on what that rests; and why it began when it did."""
+        """Why the job is not running: every blocker in order, with the command that would unblock it if one can,
+        its place in the queue with its parts, when it will begin and on what that rests; and why it began when it
+        did."""
         return await explain_job(self.store, self.clock, self.get_job_status, job_id)
 
     async def get_job_results(self, job_id: str) -> dict[str, Any]:

@@ -97,10 +97,6 @@ class Verdict:
     short: tuple[str, ...] = ()  # names; `Admission.why` tells the rest
     is_full: bool = False  # no step starts at all
 
-    @property
-    def is_admitted(self) -> bool:
-        return self.grant is not None
-
 
 @dataclass(slots=True, eq=False)
 class _Wait(Generic[Waiter]):

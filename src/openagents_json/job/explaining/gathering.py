@@ -17,7 +17,7 @@ from openagents_json.job.explaining.blockers import (
     summary_of_blockers,
 )
 from openagents_json.job.explaining.model import Explanation, Overtaker, Stay
-from openagents_json.job.explaining.past import overtaker, stay_to_explain, stays_in
+from openagents_json.job.explaining.past import overtaker, stays_in
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store import JobStore
 from openagents_json.job.store.query import build_query
@@ -50,7 +50,7 @@ async def explain_job(store: JobStore, clock: Clock, ask_status: AskStatus, job_
     )
     blockers = blockers_of(facts)
     stays = stays_in(await _events(store, job_id, status["events"]))
-    stay = stay_to_explain(stays)
+    stay = stays[-1] if stays else None
     return Explanation(
         job_id=job_id,
         workflow_id=status["workflow_id"],

@@ -84,7 +84,7 @@ class Explanation:
     score: Score | None = None  # of a job that claims find in the queue
     estimate: Estimate | None = None  # the same
     stays: tuple[Stay, ...] = ()  # in the queue, the latest last
-    overtaken_by: tuple[Overtaker, ...] = ()  # in the latest stay that has ended, or in the present one
+    overtaken_by: tuple[Overtaker, ...] = ()  # in the latest stay, once that has ended
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with aware times."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from openagents_json.clock import as_datetime
 from openagents_json.job.events import Event
@@ -55,8 +55,3 @@ def overtaker(stay: Stay, other: JobSummary, began: Event) -> Overtaker:
             "components was free, or it was paused with its workflow"
         )
     return Overtaker(other.id, other.workflow_id, began.at, stood, why)
-
-
-def stay_to_explain(stays: Sequence[Stay]) -> Stay | None:
-    """The one whose order is told: the present one, or the latest."""
-    return stays[-1] if stays else None
