@@ -35,7 +35,7 @@ def grants_of(store: MemoryJobStore, clock: FakeClock) -> Grants:
 
 def may_begin(grants: Grants, runner: FakeRunner, path: str = "s") -> bool:
     """Whether the step of a job may begin."""
-    return grants.may_begin(cast(Any, runner), "fetch", StepRun(path, path, ""), dict)
+    return grants.may_begin(cast(Any, runner), StepRun(path, path, ""), grants.caps("fetch", dict))
 
 
 async def test_runner_that_lets_go_of_a_job_takes_nothing_from_the_one_that_runs_it_again() -> None:

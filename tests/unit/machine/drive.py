@@ -14,6 +14,7 @@ from openagents_json.job.machine import (
     AttemptFailed,
     AttemptStopped,
     AttemptSucceeded,
+    Caps,
     Claimed,
     Decision,
     Granted,
@@ -94,7 +95,8 @@ class Drive:
         takeover: Takeover | None = None,
         job_id: str = "job-1",
         parent: dict[str, Any] | None = None,
-        granted: Granted = lambda component, run, inputs: True,
+        caps: Caps = lambda component, inputs: (),
+        granted: Granted = lambda run, caps: True,
     ) -> None:
         self.plan = definition if isinstance(definition, Plan) else plan_of(definition)
         self.now_us = START_US
@@ -115,6 +117,7 @@ class Drive:
         self.releasing: str | None = None
         self.epoch = 0
         self.spawn: Spawn = no_children
+        self.caps = caps
         self.granted = granted
         self.missing: set[str] = set()  # components that the worker does not have
         self.out_of_reach: dict[str, str] = {}  # what steps require that need more than the worker has, by step id
@@ -137,6 +140,7 @@ class Drive:
             linger_us=self.linger_us,
             cleanup_us=self.cleanup_us,
             has=lambda component: component not in self.missing,
+            caps=self.caps,
             granted=self.granted,
             out_of_reach=lambda component, node: self.out_of_reach.get(node.id),
         )

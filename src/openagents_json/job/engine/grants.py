@@ -67,16 +67,17 @@ class Grants:
 
     # ── what a job asks, and tells ────────────────────────────────────────────────────────────────────────────────
 
-    def may_begin(self, runner: Runner, component: str, run: StepRun, inputs: Callable[[], Mapping[str, Any]]) -> bool:
-        """As `machine.Granted`."""
+    def caps(self, component: str, inputs: Callable[[], Mapping[str, Any]]) -> tuple[Cap, ...]:
+        """As `machine.Caps`."""
         its_limits = self._worker.component_or_missing(component).limits
-        if not its_limits:
-            return True
+        return caps_of(component, its_limits, inputs()) if its_limits else ()
+
+    def may_begin(self, runner: Runner, run: StepRun, caps: tuple[Cap, ...]) -> bool:
+        """As `machine.Granted`. Of a job's attempts with the same caps the machine asks for the first ones only."""
         waiter = self._waiters.get(runner, {}).get(run.path)
         if waiter is None:
-            now_us, caps = self._worker.clock.now_us(), caps_of(component, its_limits, inputs())
             place = Place(runner.sort_at, runner.claim.handle)
-            waiter = _Waiter(runner, Want(runner.job_id, run.path, place, now_us, caps))
+            waiter = _Waiter(runner, Want(runner.job_id, run.path, place, self._worker.clock.now_us(), caps))
             self._waiters.setdefault(runner, {})[run.path] = waiter
             self._stirred.set()
         return waiter.is_granted

@@ -275,6 +275,7 @@ class Runner:
                     linger_us=self._worker.linger_us,
                     cleanup_us=self._worker.cleanup_us,
                     has=self._worker.may_start,
+                    caps=self._worker.grants.caps,
                     granted=partial(self._worker.grants.may_begin, self),
                     out_of_reach=slots.out_of_reach,
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from openagents_json.job.engine.admission import Asking, Grant, Needs
-from openagents_json.job.machine import NONE_ALIKE, NoneAlike
+from openagents_json.job.machine import NONE_ALIKE, Reply
 from openagents_json.workflow.plan import Node
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Slots:
         """What a step requires of another worker, if this one will never have enough for it."""
         return self._kind(component, node)[1]
 
-    def admit(self, component: str, node: Node | None) -> bool | NoneAlike | None:
+    def admit(self, component: str, node: Node | None) -> Reply:
         """Whether a step (a release, without a node) may start: True takes what it needs. NONE_ALIKE: none like it now,
         since those need the same. None: no step at all."""
         if self._asking is None:

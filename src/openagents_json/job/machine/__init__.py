@@ -23,6 +23,7 @@ from openagents_json.job.machine.happenings import (
 from openagents_json.job.machine.names import ScopeNames, step_output
 from openagents_json.job.machine.requests import allowed_verbs, is_repeated, refuse, spoken
 from openagents_json.job.machine.spending import exhausted, may_pause, next_due_us, spent_by, wanting
+from openagents_json.job.machine.startable import NONE_ALIKE, NoneAlike, Reply
 from openagents_json.job.machine.state import (
     FOLD_VERSION,
     JobState,
@@ -35,17 +36,16 @@ from openagents_json.job.machine.state import (
 from openagents_json.job.machine.taking import Takeover, takeover_problems, what_to_take_over
 from openagents_json.job.machine.turn import (
     DEFAULT_CLEANUP_US,
-    NONE_ALIKE,
     Admit,
     Answer,
     Call,
+    Caps,
     Child,
     ChildSpec,
     Decision,
     Granted,
     Has,
     Leak,
-    NoneAlike,
     OutOfReach,
     Post,
     Spawn,
@@ -67,6 +67,7 @@ __all__ = [
     "AttemptStopped",
     "AttemptSucceeded",
     "Call",
+    "Caps",
     "Child",
     "ChildSpec",
     "Claimed",
@@ -83,6 +84,7 @@ __all__ = [
     "Post",
     "ReleaseEnded",
     "Released",
+    "Reply",
     "Requested",
     "Resource",
     "ResourceTracked",

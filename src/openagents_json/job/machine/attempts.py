@@ -7,57 +7,58 @@ from typing import Any
 
 from openagents_json.errors import ExpressionError
 from openagents_json.job.machine.names import ScopeNames
+from openagents_json.job.machine.startable import NONE_ALIKE, Entry, Reply
 from openagents_json.job.machine.state import StepRun
 from openagents_json.job.machine.steps import allowed_name, fail
-from openagents_json.job.machine.turn import NONE_ALIKE, Call, Turn, expression_info
+from openagents_json.job.machine.turn import Call, Turn, expression_info
 from openagents_json.resources import occupied, requirement
 from openagents_json.workflow import limits
 from openagents_json.workflow.plan import Node
 
 
 def start(turn: Turn) -> bool:
-    """Start what a slot is free for. True when a step failed instead, which has to be looked at."""
-    state = turn.state
+    """Start what there is leave for. True when a step failed instead, which has to be looked at."""
     failed = False
-    refused: set[tuple[str, str]] = set()  # kinds (step, component) of which none starts now
-    for path, prepared in list(state.startable.items()):  # prepared: asked before, and there was no slot
-        if prepared and prepared[2] in refused:
-            continue  # of thousands of items that wait, this is all that a turn costs
-        run = state.runs.get(path)
-        if run is None or (path not in state.ready and path not in state.delayed):
-            del state.startable[path]  # its scope was stopped meanwhile
-            continue
+
+    def prepare(entry: Entry) -> bool:
+        nonlocal failed
+        if (run := _run_of(turn, entry)) is None:
+            return False
         try:
-            data, inputs, kind = prepared or _prepare(turn, run)
+            _prepare(turn, run, entry)
         except ExpressionError as error:
-            del state.startable[path]
             fail(turn, run, expression_info(error, run))
             failed = True
-            continue
-        node = state.node(run)
-        if (required := _required_elsewhere(turn, data["component"], node)) is not None:
-            turn.elsewhere[path] = required
-            state.startable[path] = (data, inputs, kind)
-            continue
-        try:
-            is_granted = turn.terms.granted(data["component"], run, partial(_open_inputs, turn, run, data, inputs))
-        except ExpressionError as error:
-            del state.startable[path]
-            fail(turn, run, expression_info(error, run))
-            failed = True
-            continue
-        admitted = is_granted and (NONE_ALIKE if kind in refused else turn.terms.admit(data["component"], node))
-        if admitted:
-            del state.startable[path]
-            turn.record("attempt.started", data)
-            turn.decision.calls.append(Call(run, inputs))
-        else:
-            state.startable[path] = (data, inputs, kind)
-            if admitted is None:
-                break
-            if admitted is NONE_ALIKE:
-                refused.add(kind)
+            return False
+        return True
+
+    turn.state.startable.offer(prepare, partial(_ask, turn))
     return failed
+
+
+def _ask(turn: Turn, entry: Entry) -> Reply:
+    """Start it if it may start now. True: it is gone from those that wait."""
+    assert entry.kind is not None
+    _, component, caps = entry.kind
+    if (run := _run_of(turn, entry)) is None:
+        return True
+    node = turn.state.node(run)
+    if (required := _required_elsewhere(turn, component, node)) is not None:
+        turn.elsewhere[entry.kind] = required
+        return NONE_ALIKE
+    if caps and not turn.terms.granted(run, caps):
+        return False  # those behind it say that they wait, too
+    reply = turn.terms.admit(component, node)
+    if reply:
+        turn.record("attempt.started", entry.data)
+        turn.decision.calls.append(Call(run, entry.inputs))
+    return reply
+
+
+def _run_of(turn: Turn, entry: Entry) -> StepRun | None:
+    """What is to start; None if its scope was stopped meanwhile."""
+    state, path = turn.state, entry.path
+    return state.runs.get(path) if path in state.ready or path in state.delayed else None
 
 
 def _required_elsewhere(turn: Turn, component: str, node: Node) -> str | None:
@@ -67,9 +68,9 @@ def _required_elsewhere(turn: Turn, component: str, node: Node) -> str | None:
     return requirement(component, occupied(node.step.resources))  # what the component says itself, nobody knows here
 
 
-def _prepare(turn: Turn, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[str, str]]:
-    """The data of the attempt's first event (what is called, with what, under which key), the inputs to call it with if
-    they are known already, and what kind it is: its step and component."""
+def _prepare(turn: Turn, run: StepRun, entry: Entry) -> None:
+    """Find the data of the attempt's first event (what is called, with what, under which key), the inputs to call it
+    with if they are known already, and what kind it is."""
     state = turn.state
     if turn.events_left() <= 0:
         message = f"The job has reached the limit of {limits.EVENTS_PER_JOB} events."
@@ -77,14 +78,15 @@ def _prepare(turn: Turn, run: StepRun) -> tuple[dict[str, Any], dict[str, Any] |
     node = state.node(run)
     names = turn.names(run)
     assert node.component is not None
-    data: dict[str, Any] = {
+    data = entry.data = {
         "path": run.path,
         "attempt": run.attempt + 1,
         "key": f"{state.job_id}/{run.path}",
         "component": run.component or allowed_name(node, node.component, names, "component"),
     }
-    inputs = _render_inputs(turn, node, names, data) if run.attempt == 0 else None
-    return data, inputs, (run.step_id, data["component"])
+    entry.inputs = _render_inputs(turn, node, names, data) if run.attempt == 0 else None
+    caps = turn.terms.caps(data["component"], partial(_open_inputs, turn, run, data, entry.inputs))
+    entry.kind = run.step_id, data["component"], caps
 
 
 def _open_inputs(turn: Turn, run: StepRun, data: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:

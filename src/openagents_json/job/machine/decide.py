@@ -40,6 +40,7 @@ from openagents_json.job.machine.turn import (
     DEFAULT_CLEANUP_US,
     DEFAULT_LINGER_US,
     Admit,
+    Caps,
     Decision,
     Granted,
     Has,
@@ -124,14 +125,15 @@ def decide(
     linger_us: int = DEFAULT_LINGER_US,
     cleanup_us: int = DEFAULT_CLEANUP_US,
     has: Has = lambda component: True,
-    granted: Granted = lambda component, run, inputs: True,
+    caps: Caps = lambda component, inputs: (),
+    granted: Granted = lambda run, caps: True,
     out_of_reach: OutOfReach = lambda component, node: None,
 ) -> Decision:
     """Take in what happened and decide what follows.
 
     Changes `state`, which is then ahead of the store until the commit.
     """
-    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has, granted, out_of_reach))
+    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has, caps, granted, out_of_reach))
     before = family.pause_of(state)
     told = None if state.parent is None else budgets.told_before(turn)
     for happening in happenings:

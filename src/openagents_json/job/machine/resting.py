@@ -54,7 +54,7 @@ def _can_go_on_elsewhere(turn: Turn) -> bool:
     state = turn.state
     if not turn.elsewhere or state.agenda or state.closing or ledger.is_pending(turn):
         return False
-    return all(path in turn.elsewhere for path in state.startable)
+    return state.startable.are_all(turn.elsewhere)
 
 
 def look_at_deadline(turn: Turn) -> None:

@@ -93,7 +93,7 @@ def delay(state: JobState, run: StepRun, due_us: int) -> None:
 def undelay(state: JobState, run: StepRun) -> None:
     """A run does not wait for a time any more."""
     state.delayed.pop(run.path, None)
-    state.startable.pop(run.path, None)
+    state.startable.discard(run.path)
 
 
 def set_deadline(state: JobState, path: str, deadline_us: int) -> None:

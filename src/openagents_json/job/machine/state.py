@@ -16,6 +16,7 @@ import msgspec
 
 from openagents_json.amounts import MOST, Amounts
 from openagents_json.errors import StoreError
+from openagents_json.job.machine.startable import Startable
 from openagents_json.job.model import ErrorInfo, JobStatus, StepStatus
 from openagents_json.workflow.plan import Block, Node, Plan
 
@@ -211,7 +212,7 @@ class JobState(Folded, gc=False):
     plan: Plan = None  # type: ignore[assignment]
     # turn: paths of `ready` that decide has not looked at yet
     agenda: deque[str] = msgspec.field(default_factory=deque)
-    startable: dict[str, Any] = {}  # turn: steps that only wait for a slot → their attempt.started, once prepared
+    startable: Startable = msgspec.field(default_factory=Startable)  # turn: steps that only wait for leave to start
     to_stop: list[str] = []  # turn: active runs of scopes that were stopped
     views: dict[str, Any] = {}  # cache: frozen outputs, item lists and item views by path
     # cache: heap of (time, what, path or signal name); entries that `delayed`, `deadlines` … do not confirm are stale
@@ -297,7 +298,7 @@ class JobState(Folded, gc=False):
     def rewind_turn(self) -> None:
         """Forget what belongs to a turn: everything ready and closing is looked at again."""
         self.agenda = deque(self.ready)
-        self.startable = {}
+        self.startable = Startable()
         self.to_stop = []
         self.agenda_of_times = [
             *((at_us, "delayed", path) for path, at_us in self.delayed.items()),

@@ -48,7 +48,7 @@ def begin_kind(turn: Turn, run: StepRun) -> None:
     """The first time, or again after a retry."""
     node = turn.state.node(run)
     if node.component is not None:  # the usual case
-        turn.state.startable[run.path] = None
+        turn.state.startable.add(run.path)
         return
     try:
         _BEGIN[node.step.kind](turn, run, node, turn.names(run))
@@ -223,7 +223,7 @@ def go_on(turn: Turn, path: str) -> None:
     run = state.runs[path]
     node = state.node(run)
     if node.step.kind == "component":
-        state.startable.setdefault(path, None)
+        state.startable.add(path)
     elif run.status == StepStatus.RETRYING:
         begin_kind(turn, run)
     elif node.step.kind == "wait":

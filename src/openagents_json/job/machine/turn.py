@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.machine.apply import apply
 from openagents_json.job.machine.happenings import Offered, Released, Requested
 from openagents_json.job.machine.names import ScopeNames
+from openagents_json.job.machine.startable import Kind, Reply
 from openagents_json.job.machine.state import FINALLY, JobState, Resource, StepRun
 from openagents_json.job.model import ErrorInfo, JobStatus
 from openagents_json.workflow import Workflow, limits
@@ -22,18 +23,8 @@ DEFAULT_LINGER_US = 5 * SECOND_US  # a job that waits longer than this is let go
 DEFAULT_CLEANUP_US = 600 * SECOND_US  # what compensation gets, and then the finally steps
 
 
-class NoneAlike:
-    """The answer that neither this step nor another run of it with the same component can start now. It is false."""
-
-    def __bool__(self) -> bool:
-        return False
-
-
-NONE_ALIKE = NoneAlike()
-
-# Asked with the component's name for each step (or release, without a node) that could start: True takes what it needs,
-# False means not this one now, NONE_ALIKE none like it, None no step at all.
-Admit = Callable[[str, Node | None], bool | NoneAlike | None]
+# Asked with the component's name for each step (or release, without a node) that could start: True takes what it needs.
+Admit = Callable[[str, Node | None], Reply]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +52,13 @@ class Child:
 # Whether the worker has a component of that name.
 Has = Callable[[str], bool]
 
-# Asked before a slot is: whether the limits of a run's component, by its name, let an attempt with these inputs
-# begin now.
-# False: not yet, and whoever was asked says when to ask again. `ExpressionError` when a limit's key has no value.
-Granted = Callable[[str, StepRun, Callable[[], Mapping[str, Any]]], bool]
+# Asked once for each attempt: the limits of that component that it falls under with its inputs; () if there are none.
+# `ExpressionError` when a limit's key has no value.
+Caps = Callable[[str, Callable[[], Mapping[str, Any]]], Hashable]
+
+# Asked before a slot is, with a run and its caps if there are any: whether these let its attempt begin now. False: not
+# yet, and whoever was asked says when to ask again.
+Granted = Callable[[StepRun, Any], bool]
 
 # Asked with a component that the worker has, and the step: what it requires of a worker (`resources.requirement`) if
 # this one will never have enough of some resource; None if the step can start here.
@@ -143,7 +137,8 @@ class Terms:
     linger_us: int = DEFAULT_LINGER_US
     cleanup_us: int = DEFAULT_CLEANUP_US
     has: Has = lambda component: True
-    granted: Granted = lambda component, run, inputs: True
+    caps: Caps = lambda component, inputs: ()
+    granted: Granted = lambda run, caps: True
     out_of_reach: OutOfReach = lambda component, node: None
 
 
@@ -156,8 +151,8 @@ class Turn:
         self.terms = terms
         self.releasing: Released | None = None  # the worker wants to give the job back
         self.offer: Offered | None = None  # a worker that runs the job at once if it wants one
-        # Steps that are ready and can never start at this worker, by path: what they require of another.
-        self.elsewhere: dict[str, str] = {}
+        # Steps that are ready and can never start at this worker, by kind: what they require of another.
+        self.elsewhere: dict[Kind | None, str] = {}
         self.spent: dict[str, Amounts] = {}  # what attempts have reported that no event holds yet, by path
         self.told: set[str] = set()  # children to which the turn passes a cancel on
         self.decision = Decision()

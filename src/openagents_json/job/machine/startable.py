@@ -1,0 +1,166 @@
+"""The steps of a job that only wait for leave to start, in the order in which they became ready. Pure.
+
+A job may have 10,000 of them. Those that were asked for and have to wait are grouped by what makes them alike, and
+when one of a group hears that none like it can start, the others are not asked for: so a turn costs as much as there
+are kinds, however many wait.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Container, Hashable, Iterator
+from typing import Any
+
+ALIKE_ASKED = 256  # of those alike, so many hear "not this one" in a turn; then the others wait with them
+
+# What makes steps alike: step, component, and the limits of the component that the attempt falls under.
+Kind = tuple[str, str, Hashable]
+
+
+class NoneAlike:
+    """The answer that neither this step nor another one of its kind can start now. It is false."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NONE_ALIKE = NoneAlike()
+
+# What a step hears that asks to start: True: it does. False: not this one now. NONE_ALIKE: none of its kind. None: no
+# step at all.
+Reply = bool | NoneAlike | None
+
+
+class Entry:
+    """A step that waits. What it is called with is prepared when it is offered for the first time, and kept."""
+
+    __slots__ = ("data", "inputs", "kind", "number", "path")
+
+    def __init__(self, path: str, number: int) -> None:
+        self.path = path
+        self.number = number  # in the order in which they became ready
+        self.kind: Kind | None = None  # None: it was not prepared yet
+        self.data: dict[str, Any] = {}  # of its `attempt.started`
+        self.inputs: dict[str, Any] | None = None  # what it is called with, where that is known already
+
+
+class Startable:
+    """All of a job, by path."""
+
+    __slots__ = ("_entries", "_kinds", "_new", "_number")
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        # The same in their order: those that were prepared by kind, and behind all of them the new ones. An entry that
+        # was discarded stays there until it comes to the front.
+        self._kinds: dict[Kind | None, deque[Entry]] = {}
+        self._new: deque[Entry] = deque()
+        self._number = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._entries
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same steps wait in the same order."""
+        return isinstance(other, Startable) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def are_all(self, kinds: Container[Kind | None]) -> bool:
+        """Whether nothing waits but what is known to be of these kinds."""
+        return not any(map(self._is_live, self._new)) and all(
+            kind in kinds or not any(map(self._is_live, group)) for kind, group in self._kinds.items()
+        )
+
+    def add(self, path: str) -> None:
+        """Behind all others. One that is there keeps its place."""
+        if path not in self._entries:
+            self._number += 1
+            entry = self._entries[path] = Entry(path, self._number)
+            self._new.append(entry)
+
+    def discard(self, path: str) -> None:
+        """It is not to start any more."""
+        self._entries.pop(path, None)
+
+    def clear(self) -> None:
+        """None is to start any more."""
+        self._entries.clear()
+        self._kinds.clear()
+        self._new.clear()
+
+    def offer(self, prepare: Callable[[Entry], bool], ask: Callable[[Entry], Reply]) -> None:
+        """Offer one after the other; whoever starts is gone. `prepare` is called once for each and gives it its kind;
+        it is false when the step is not to start any more. Neither of the two adds any."""
+        passed: dict[Kind | None, int] = {}  # how many of a kind are to wait
+        if not self._kinds or self._offer_prepared(passed, ask):
+            self._offer_new(passed, prepare, ask)
+
+    def _offer_prepared(self, passed: dict[Kind | None, int], ask: Callable[[Entry], Reply]) -> bool:
+        """Those that have waited in an earlier turn. Whether more may be offered."""
+        kinds, kept = self._kinds, list[Entry]()
+        # Of each kind the number of its first. Numbers differ, so that no two kinds are compared.
+        heads = [(group[0].number, kind) for kind, group in kinds.items()]
+        heapq.heapify(heads)
+        goes_on = True
+        try:
+            while heads and goes_on:
+                kind = heads[0][1]
+                entry = kinds[kind].popleft()
+                if self._is_live(entry):
+                    kept.append(entry)  # before anything can fail
+                    goes_on = self._offer_one(kept, passed, ask)
+                if kinds[kind] and passed.get(kind, 0) < ALIKE_ASKED:
+                    heapq.heapreplace(heads, (kinds[kind][0].number, kind))
+                else:
+                    heapq.heappop(heads)
+        finally:
+            for entry in reversed(kept):
+                kinds[entry.kind].appendleft(entry)
+            for kind in [kind for kind, group in kinds.items() if not group]:
+                del kinds[kind]
+        return goes_on
+
+    def _offer_new(
+        self, passed: dict[Kind | None, int], prepare: Callable[[Entry], bool], ask: Callable[[Entry], Reply]
+    ) -> None:
+        kept: list[Entry] = []
+        goes_on = True
+        try:
+            while self._new and goes_on:
+                entry = self._new[0]
+                is_wanted = self._is_live(entry) and prepare(entry)
+                self._new.popleft()
+                if is_wanted:
+                    kept.append(entry)
+                    if passed.get(entry.kind, 0) < ALIKE_ASKED:
+                        goes_on = self._offer_one(kept, passed, ask)
+                elif self._is_live(entry):
+                    self.discard(entry.path)
+        finally:
+            for entry in kept:
+                self._kinds.setdefault(entry.kind, deque()).append(entry)
+
+    def _offer_one(self, kept: list[Entry], passed: dict[Kind | None, int], ask: Callable[[Entry], Reply]) -> bool:
+        """Offer the last of those that are kept. Whether more may be offered."""
+        entry = kept[-1]
+        reply = ask(entry)
+        if reply:
+            kept.pop()
+            self.discard(entry.path)
+        elif reply is not None:
+            passed[entry.kind] = ALIKE_ASKED if reply is NONE_ALIKE else passed.get(entry.kind, 0) + 1
+        return reply is not None
+
+    def _is_live(self, entry: Entry) -> bool:
+        return self._entries.get(entry.path) is entry
