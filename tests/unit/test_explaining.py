@@ -38,16 +38,27 @@ def facts(
     place: QueuePlace | None = None,
     workers: tuple[StoredWorker, ...] = (),
     starts: tuple[float, ...] = (),
+    share: str | None = None,
+    has_begun: bool = False,
 ) -> Facts:
-    found = {"status": status, "display_status": status, "waiting_for": waits, "requests": requests, "share": None}
+    found = {
+        "status": status,
+        "display_status": status,
+        "waiting_for": waits,
+        "requests": requests,
+        "share": share,
+        "started_at": NOW if has_begun else None,
+    }
     began = [NOW - timedelta(seconds=ago) for ago in starts]
     required = next((wait["components"] for wait in waits if wait["kind"] == "worker"), ())
     return Facts("flow/1234", found, required, place, 3_600.0, workers, began, NOW)
 
 
-def place(ahead: int, rank: int = 1, room_by: str | None = None) -> QueuePlace:
+def place(ahead: int, rank: int = 1, room_by: str | None = None, *, sooner_us: int = 0) -> QueuePlace:
+    """Of a job that has come just now and had waited for 5 s before; `sooner_us` before the place that this gives."""
     first = [Waiting(f"job-{number:08}", 2, NOW_US - 9 * SECOND_US, None) for number in range(min(ahead, 3))]
-    return QueuePlace(rank, NOW_US - 3_600 * SECOND_US, NOW_US, 5 * SECOND_US, ahead, first, room_by)
+    by_time_us = NOW_US - (5 + rank * 3_600) * SECOND_US
+    return QueuePlace(rank, by_time_us - sooner_us, NOW_US, 5 * SECOND_US, ahead, first, room_by)
 
 
 def test_every_kind_of_wait_has_a_sentence() -> None:
@@ -130,9 +141,27 @@ def test_place_in_the_queue_with_its_parts() -> None:
     assert blocker.message == "1,234 jobs stand before it in the queue; the first is 00000000 (HIGH)."
     score = score_of(found)
     assert score is not None
-    assert score.virtual_arrival == score.queued_at - timedelta(hours=1)
+    assert score.virtual_arrival == score.queued_at - timedelta(hours=1, seconds=5)
     assert (score.ahead, score.level, score.waited_s, len(score.before)) == (1_234, 1, 5.0, 3)
+    assert score.by == "time"
     assert summary_of_blockers(found, [blocker, blocker]).endswith("(HIGH). One more thing blocks it.")
+
+
+@pytest.mark.parametrize(
+    ("sooner_us", "has_begun", "share", "by"),
+    [
+        (0, False, None, "time"),
+        (1, True, None, "time"),
+        (0, False, "tenant", "time"),
+        (60 * SECOND_US, False, "tenant", "share"),
+        (-60 * SECOND_US, True, "tenant", "share"),
+        (60 * SECOND_US, False, None, "deadline"),
+    ],
+)
+def test_place_says_what_has_put_the_job_there(sooner_us: int, has_begun: bool, share: str | None, by: str) -> None:
+    placed = place(0, rank=2, sooner_us=sooner_us)
+    score = score_of(facts(WORKER, place=placed, has_begun=has_begun, share=share))
+    assert score is not None and score.by == by
 
 
 def test_first_in_the_queue_waits_for_a_slot_or_for_nothing() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -218,25 +221,60 @@ def test_undo_shows_that_it_ran() -> None:
 
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-LARGE: dict[str, list[dict[str, Any]]] = {
-    "chain": [call(f"s{n}") for n in range(1_000)],
-    "fan": [call("s0"), *(call(f"s{n}", needs=["s0"]) for n in range(1, 999)), call("s999")],
-    "far": [call(f"s{n}", needs=[f"s{n - 1 if n < 500 else n * 7 % 500}"] if n else []) for n in range(1_000)],
-    "dense": [call(f"s{n}", needs=[f"s{one}" for one in range(max(0, n - 40), n)]) for n in range(990)],
-    "two": [
-        call(f"s{n}", needs=[*([f"s{n - 2}"] if n > 1 else []), *([f"s{n // 2 * 2 - 4}"] if n % 2 and n > 9 else [])])
-        for n in range(1_000)
-    ],
-}
+MORE_WORK = 2.1  # times as much for twice the steps
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_thousand_steps_take_less_than_a_second(name: str) -> None:
-    plan = plan_of(LARGE[name])
-    before = time.process_time()
-    pictures = [graph_picture(plan, format) for format in GRAPH_FORMATS]
-    assert time.process_time() - before < 1
-    assert all(f"s{len(LARGE[name]) - 1}" in picture for picture in pictures)
+def large(name: str, count: int) -> list[dict[str, Any]]:
+    """About so many steps, of which each waits for others in a way that has a name."""
+    half = count // 2
+    match name:
+        case "chain":
+            return [call(f"s{n}") for n in range(count)]
+        case "fan":
+            return [call("s0"), *(call(f"s{n}", needs=["s0"]) for n in range(1, count - 1)), call(f"s{count - 1}")]
+        case "far":
+            return [call(f"s{n}", needs=[f"s{n - 1 if n < half else n * 7 % half}"] if n else []) for n in range(count)]
+        case "dense":
+            return [call(f"s{n}", needs=[f"s{one}" for one in range(max(0, n - 40), n)]) for n in range(count - 10)]
+        case "two":
+            before = [[n - 2, n // 2 * 2 - 4] if n % 2 and n > 9 else [n - 2] if n > 1 else [] for n in range(count)]
+            return [call(f"s{n}", needs=[f"s{one}" for one in needs]) for n, needs in enumerate(before)]
+    raise LookupError(name)
+
+
+def draw_all(plan: Plan) -> list[str]:
+    return [graph_picture(plan, format) for format in GRAPH_FORMATS]
+
+
+def work_of(draw: Callable[[], object]) -> int:
+    """How many lines Python executes, and how often it enters and leaves a function: the same each time, whatever else
+    the machine does."""
+    work = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal work
+        work += 1
+        return count
+
+    before = sys.gettrace()  # of a measurement of coverage
+    sys.settrace(count)
+    try:
+        draw()
+    finally:
+        sys.settrace(before)
+    return work
+
+
+@pytest.mark.parametrize("name", ["chain", "fan", "far", "dense", "two"])
+def test_work_grows_with_the_steps_and_no_faster(name: str) -> None:
+    """Something quadratic shows as soon as it is a tenth of what a thousand steps take."""
+    work = []
+    for count in (500, 1_000):
+        steps = large(name, count)
+        plan = plan_of(steps)
+        assert all(f"s{len(steps) - 1}" in picture for picture in draw_all(plan))
+        work.append(work_of(partial(draw_all, plan)))
+    assert 0 < work[1] <= MORE_WORK * work[0]
 
 
 def test_deepest_nesting_is_drawn() -> None:
