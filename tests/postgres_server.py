@@ -29,7 +29,7 @@ START_S = 30
 STRICT = "strict_user"  # is asked for a password by a server of our own
 TABLES = (
     "abandoned", "jobs", "history", "inbox", "snapshots", "output", "leaks", "workers", "definitions", "meta", "pauses",
-    "grants", "buckets", "shares", "durations",
+    "grants", "buckets", "shares", "durations", "shortages",
 )  # fmt: skip
 
 

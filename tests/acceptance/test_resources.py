@@ -96,3 +96,27 @@ def test_app_that_declares_resources_is_believed(shell: Shell) -> None:
     assert shell.run("validate", flow, "--components", "declared", *more).err == ""
     assert shell.run("run", flow, "--components", "declared", "--detach").code == 0
     assert shell.run("worker", "--components", "declared", *more, "--until-idle").code == 0
+
+
+async def test_explanation_names_who_holds_a_resource_of_another_program(shell: Shell) -> None:
+    flows = [shell.write(f"{name}.json", json.dumps(needing("gate", {"name": name}, gpu=1))) for name in ("a", "b")]
+    worker = shell.start("worker", *C, "--resource", "gpu=1")
+    worker.wait_line("is ready", "err")
+    assert shell.run("run", flows[0], *C, "--detach").code == 0
+    await shell.wait_entered("a")
+    first = await shell.only_job()
+    assert shell.run("run", flows[1], *C, "--detach", "--json").code == 0
+    async with shell.jobs() as jobs:
+        [second] = [one.id for one in (await jobs.list_jobs()).jobs if one.id != first]
+    told = ""
+    for _ in range(50):  # until the worker has told of it, which it does every two seconds
+        if "Held by" in (told := shell.run("jobs", "explain", second).out):
+            break
+    assert "A step needs 1 gpu, and 0 of 1 is free for it." in told and f"Held by {first[-8:]}." in told
+    assert f"openagents jobs cancel {first}" in told
+    shown = shell.run("jobs", "show", second).out
+    assert f"waits    for 1 gpu (0 of 1 free for it), held by {first[-8:]}\n" in shown
+    shell.open_gate("a")
+    shell.open_gate("b")
+    worker.send(signal.SIGTERM)
+    assert (await asyncio.to_thread(worker.end)).code in (0, 130)

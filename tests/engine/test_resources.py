@@ -11,8 +11,10 @@ import pytest
 
 from openagents_json import ComponentRegistry, JobManager, StepContext
 from openagents_json.errors import InvalidSettings, StoreUnavailable
+from openagents_json.ids import short_id
 from openagents_json.job.engine.admission import Needs
 from openagents_json.job.store import Commit
+from openagents_json.job.engine.telling import TELL_S
 from openagents_json.workflow.plan import Node
 from tests.engine.support import SAFETY_S, Bench, final, history, on_every_store, seen, until, vanish
 
@@ -47,6 +49,48 @@ async def begun(jobs: JobManager, flow: str, **options: Any) -> str:
 
 
 # ── at one worker ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── told to others ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_other_programs_can_say_who_holds_what_a_step_waits_for(bench: Bench) -> None:
+    async with bench.manager(resources={"gpu": 1}) as jobs, bench.manager(worker=False) as other:
+        first = await begun(jobs, held(bench, "a", {"gpu": 1}))
+        await bench.gate("a").wait_entered()
+        second, third = [await begun(jobs, held(bench, name, {"gpu": 1})) for name in "bc"]
+        since = bench.clock.now()
+
+        async def told(job_id: str) -> list[dict[str, Any]]:
+            waits: list[dict[str, Any]] = (await other.get_job_status(job_id))["waiting_for"]
+            return [wait for wait in waits if wait["kind"] == "resource"]
+
+        await bench.pass_time(TELL_S)
+        [wait] = await bench.until_async(lambda: told(third), bool)
+        assert wait == {
+            "kind": "resource", "resource": "gpu", "need": 1, "capacity": 1, "free": 0, "held_by": [first],
+            "ahead": [second], "since": since,
+        }  # fmt: skip
+        assert (await jobs.get_job_status(third))["waiting_for"] == [wait]
+        [blocker] = (await other.explain(second)).blockers
+        assert f"Held by {short_id(first)}." in blocker.message
+        assert blocker.command == f"openagents jobs cancel {first}"
+        bench.open_gates()
+        assert [await final(jobs, job_id) for job_id in (first, second, third)] == ["COMPLETED"] * 3
+        await bench.pass_time(TELL_S)
+        assert await other.store.read_shortages(third) == []
+
+
+async def test_nothing_is_told_of_steps_that_wait_for_a_moment(bench: Bench) -> None:
+    async with bench.manager(resources={"gpu": 1}) as jobs:
+        await begun(jobs, held(bench, "a", {"gpu": 1}))
+        await bench.gate("a").wait_entered()
+        await bench.pass_time(TELL_S - 0.5)
+        late = await begun(jobs, held(bench, "b", {"gpu": 1}))
+        await bench.pass_time(0.5)
+        assert await jobs.store.read_shortages(late) == []
+        bench.open_gates()
+
+
 
 
 @on_every_store

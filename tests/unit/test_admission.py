@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from openagents_json.job.engine.admission import MAX_ABANDONED, Admission, Grant, Needs, Short, Verdict
+from openagents_json.job.engine.admission import MAX_ABANDONED, Admission, Grant, Needs, Verdict
+from openagents_json.job.store.shortages import Short
 from openagents_json.resources import needed
 
 

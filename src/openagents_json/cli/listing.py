@@ -261,6 +261,8 @@ def _wait(wait: Mapping[str, Any], now: datetime) -> str:
         text = _component_limit_wait(wait) if "component" in wait else _limit_wait(wait)
     elif wait["kind"] == "paused":
         text = _pause_wait(wait, now)
+    elif wait["kind"] == "resource":
+        text = _resource_wait(wait)
     elif wait["kind"] == "slot":
         text = f"for a slot at the worker {printable(wait['worker'], 80)} ({count(wait['steps'], 'step')} ready)"
     elif wait["kind"] == "signal":
@@ -308,6 +310,17 @@ def _component_limit_wait(wait: Mapping[str, Any]) -> str:
     workers = [printable(worker, 80) for worker in wait["held_by"][:HOLDERS_SHOWN]]
     text = f"for a slot: {calls} of {component} may be on (`concurrency`)"
     return f"{text}, in {', '.join(workers)}" if workers else text
+
+
+def _resource_wait(wait: Mapping[str, Any]) -> str:
+    """A resource of its worker: how much of it, and who has it or comes first."""
+    text = f"for {wait['need']:,g} {printable(wait['resource'], 80)}"
+    text += f" ({wait['free']:,g} of {wait['capacity']:,g} free for it)"
+    for what, ids in (("held by", wait["held_by"]), ("behind", wait["ahead"])):
+        if ids:
+            text += f", {what} {', '.join(short_id(job_id) for job_id in ids[:HOLDERS_SHOWN])}"
+            text += f" and {len(ids) - HOLDERS_SHOWN} more" if len(ids) > HOLDERS_SHOWN else ""
+    return text
 
 
 def _worker_wait(wait: Mapping[str, Any]) -> str:

@@ -216,8 +216,8 @@ class JobManager:
         `priority` defaults to the workflow's, else MEDIUM. `start_at` (aware) starts it by itself. `budget`
         ({"seconds", "tokens", "cost"}) comes over the workflow's, each by itself; None is no limit. Jobs with the same
         `share_key` (default: what the workflow says) get one fair share of the work, see `set_share`. A job with a
-        `deadline` (aware) comes forward in the queue in time; `job.deadline_at_risk` says, once a worker
-        has it, that it may be late. With an `idempotency_key` the same call again returns the same job.
+        `deadline` (aware) comes forward in the queue in time; `job.deadline_at_risk` says that it may be
+        late. With an `idempotency_key` the same call again returns the same job.
         `WorkflowNotFound`, `InvalidInputs` (all problems), `IdempotencyConflict` (the key with another body),
         `LimitReached` (with `start`, and `concurrency` of the workflow refuses it), `StoreUnavailable` (not accepted).
         """
@@ -502,70 +502,6 @@ class JobManager:
         check_reason(reason)
         if not self._is_open:
             raise StoreUnavailable("The manager is not open; use `async with` it.")
-        if key is None and verb not in ALLOWED_UNTIL_FINAL:
-            await self._refuse_early(job_id, verb)
-        now_us = self.clock.now_us()
-        request = Request(f"{verb}:{key or uuid7(now_us)}", verb, by, reason, now_us, payload or {})
-        for _ in range(ASK_TRIES):
-            with contextlib.suppress(LeaseLost):  # it changed hands: look again
-                decision = await self._ask_once(job_id, verb, request)
-                for refused, error in decision.refused:
-                    if refused.key == request.key:
-                        raise error
-                return
-        raise StoreError(f"Job {job_id} changed hands {ASK_TRIES} times while it was asked to {verb}. Try again.")
-
-    async def _ask_once(self, job_id: str, verb: Verb, request: Request) -> Decision:
-        """What was decided if it was here and now. `LeaseLost` when somebody took the job meanwhile."""
-        answer: First = self._worker.loop.create_future()
-        asking = self._worker.spawn(self._put(job_id, verb, request, answer), f"{verb} {job_id}")
-        asking.add_done_callback(lambda done: answer.cancel())  # of one that was ended without an answer
-        try:
-            return await answer
-        except (asyncio.CancelledError, LeaseLost):
-            if asking.cancelled():
-                raise StoreUnavailable(f"The manager was closed while job {job_id} was asked to {verb}.") from None
-            raise
-
-    async def _put(self, job_id: str, verb: Verb, request: Request, answer: First) -> None:
-        """Runs in a task of its own, since a lease taken on the way has to be given back whatever becomes of the asker.
-        If the worker takes the job over, this task goes on and runs it; the asker has its answer before."""
-        try:
-            held = await self._worker.leases.hold(job_id, request)
-            if held is None:
-                raise JobNotFound(job_id)
-            decision = Decision()
-            if held.claim is not None:
-                try:
-                    if (runner := await self._settler.offer(held.claim, (), answer)) is not None:
-                        await self._worker.run(runner)
-                        return
-                    decision = await self._settler.settle(held.claim, may_run=False)
-                except StoreUnavailable:
-                    self._worker.settle_later(held.claim)  # what the asker waits for is durable
-            elif held.owner == self.worker_id:
-                self._worker.inbox_changed(job_id)
-            elif held.owner is None and not held.is_repeated:
-                await self._refuse_early(job_id, verb)  # it is final
-        except Exception as error:
-            if not answer.done():  # else the asker has gone away
-                answer.set_exception(error)
-        else:
-            if not answer.done():
-                answer.set_result(decision)
-
-    async def _refuse_early(self, job_id: str, verb: Verb) -> None:
-        """`InvalidTransition` for what is plainly not allowed, judged by what is shown: the row and the inbox."""
-        # The inbox first: a request that is drained between the two readings then shows in the row.
-        requests = await self.store.read_requests(job_id)
-        summary = await self._summary(job_id)
-        status, paused = summary.status, summary.pause_requested
-        if not status.is_final:
-            for request in requests:
-                paused = {"pause": True, "resume": False}.get(request.kind, paused)
-        if is_repeated(verb, status, paused) or verb in allowed_verbs(status, paused):
-            return
-        raise InvalidTransition(job_id, spoken(verb), status, allowed_verbs(status, paused))
 
     async def set_share(self, key: str, weight: float) -> None:
         """Give the jobs of a share `weight` times as much of the work as those of a share that nothing was set for;
@@ -595,7 +531,7 @@ class JobManager:
         if status.is_final:
             query = build_query({"origin_id": job_id}, order="created_at", limit=MAX_LIMIT)
             retries = [one.summary.id for one in await self.store.list_jobs(query)]
-        short = self._worker.why_waits(job_id)
+        short = await self._worker.why_waits(job_id) if status == JobStatus.RUNNING else ()
         workers = await self.store.list_workers() if status == JobStatus.QUEUED else []
         limit = await self.store.read_limit(job_id) if status == JobStatus.QUEUED else None
         pauses = await self.store.list_pauses() if status in (JobStatus.QUEUED, JobStatus.RUNNING) else []

@@ -8,7 +8,6 @@ from typing import Any
 
 from openagents_json.amounts import KEYS, outside
 from openagents_json.clock import SECOND_US, as_datetime
-from openagents_json.job.engine.admission import Short
 from openagents_json.job.machine import JobState, Resource, StepRun, spent_by, step_output, wanting
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, StepStatus, WorkerSummary
 from openagents_json.job.store.grants import Blocked
@@ -17,6 +16,7 @@ from openagents_json.job.store.output import StoredOutput
 from openagents_json.job.store.pauses import Pause
 from openagents_json.job.store.records import Request, StoredWorker
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
+from openagents_json.job.store.shortages import Short
 from openagents_json.resources import Offers, amount_of, components_of, parts_of
 
 STEPS_SHOWN = 1_000  # of a detailed status

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from openagents_json.job.store.shortages import Short
 from openagents_json.resources import STEPS, THREADS, UNIT, amount_of
 
 MAX_ABANDONED = 8  # abandoned threads of a manager; with more, no thread step starts
@@ -73,20 +74,6 @@ class Grant:
 
     job_id: str
     needs: Needs
-
-
-@dataclass(frozen=True, slots=True)
-class Short:
-    """A resource that a step finds too little of. Amounts are numbers as people write them."""
-
-    resource: str
-    need: float
-    capacity: float
-    free: float  # what is left for it; what is free and kept for jobs that come first is not
-    holders: tuple[str, ...]  # ids of the jobs whose steps occupy some of it, the longest first; at most JOBS_NAMED
-    # Ids of the jobs that want it too and come first, in order, the job itself for an earlier step; at most JOBS_NAMED.
-    ahead: tuple[str, ...]
-    since_us: int  # when the step was first found to wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +219,10 @@ class Admission(Generic[Waiter]):
     def waits(self, waiter: Waiter) -> bool:
         """Whether it has steps that wait."""
         return waiter in self._waits
+
+    def first_waiting(self, limit: int) -> list[Waiter]:
+        """Those that have steps that wait, the first ones, in order."""
+        return heapq.nsmallest(limit, self._waits, key=lambda waiter: waiter.standing)
 
     def why(self, waiter: Waiter) -> tuple[Short, ...]:
         """What the steps of a job that were refused are short of, as it is now; each resource once, for the first step

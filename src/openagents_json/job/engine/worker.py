@@ -31,7 +31,7 @@ from openagents_json.components import (
 from openagents_json.errors import ComponentNotFound, LeaseLost, StoreError, StoreUnavailable
 from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
-from openagents_json.job.engine.admission import Admission, Grant, Needs, Short
+from openagents_json.job.engine.admission import Admission, Grant, Needs
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.capacities import capacities_of, needs_of
 from openagents_json.job.engine.grants import Grants
@@ -48,6 +48,7 @@ from openagents_json.job.engine.queue import KnownQueue
 from openagents_json.job.engine.runner import First, Runner
 from openagents_json.job.engine.settle import Settler
 from openagents_json.job.engine.states import KnownStates
+from openagents_json.job.engine.telling import Telling
 from openagents_json.job.engine.threads import Threads
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
@@ -66,6 +67,7 @@ from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.durations import WHOLE_JOB, Gathered
 from openagents_json.job.store.records import FIRST_EPOCH, Claim, NewJob, WorkerInfo, first_claim
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
+from openagents_json.job.store.shortages import Short
 from openagents_json.resources import PROCESSES, THREADS, Offers, had, occupied, requirement
 from openagents_json.settings import Settings
 from openagents_json.version import VERSION
@@ -134,6 +136,7 @@ class Worker:
         self.preemption = Preemption(self)
         self.pauses = Pauses(self)
         self.grants = Grants(self)
+        self.telling = Telling(self)
         self._plans = plans
         self._states = states
         self._maker = maker
@@ -210,6 +213,7 @@ class Worker:
                 self._recover,
                 self._try_suspect,
                 self.preemption.reconsider,
+                self.telling.tell,
                 *self.housekeeping.loops,
             )
 
@@ -441,10 +445,11 @@ class Worker:
             return None
         return requirement(component, occupied({**self.components.get(component).resources, **node.step.resources}))
 
-    def why_waits(self, job_id: str) -> tuple[Short, ...]:
-        """What the steps of a job that runs here are short of, if they wait for resources."""
+    async def why_waits(self, job_id: str) -> Sequence[Short]:
+        """What the steps of a job are short of, if they wait for resources; of one that runs elsewhere, as far as its
+        worker has told."""
         runner = self.runners.get(job_id)
-        return () if runner is None else self.admission.why(runner)
+        return await self.store.read_shortages(job_id) if runner is None else self.admission.why(runner)
 
     def give_back(self, grant: Grant) -> None:
         self.admission.give_back(grant)
@@ -733,6 +738,7 @@ class Worker:
     async def _register(self) -> None:
         """Say that we live, and what we have."""
         self._registered = len(self.components)
+        self.telling.forget()
         host, pid = socket.gethostname(), os.getpid()
         info = WorkerInfo(host, pid, VERSION)
         if self._claims:

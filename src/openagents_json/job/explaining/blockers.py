@@ -159,9 +159,12 @@ def _resource(wait: Entry, facts: Facts) -> Said:
     held = _names([short_id(job_id) for job_id in wait["held_by"]], "and")
     ahead = _names([short_id(job_id) for job_id in wait["ahead"]], "and")
     who = f" Held by {held}." if held else ""
-    first = f" Before it come {ahead}." if ahead else ""
+    come = "comes" if len(wait["ahead"]) == 1 else "come"
+    first = f" Before it {come} {ahead}." if ahead else ""
     free = f"{wait['free']:g} of {wait['capacity']:g} is free"
-    command = f"openagents jobs priority {facts.name} CRITICAL" if ahead else None
+    command = f"openagents jobs cancel {wait['held_by'][0]}" if held else None
+    if ahead:
+        command = f"openagents jobs priority {facts.name} CRITICAL"
     return f"A step needs {wait['need']:g} {wait['resource']}, and {free} for it.{who}{first}", command
 
 

@@ -43,6 +43,7 @@ from openagents_json.job.store.records import (
 )
 from openagents_json.job.store.shares import StoredShare
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
+from openagents_json.job.store.shortages import Short, Shortages
 from openagents_json.resources import Offers
 
 DEFAULT_LEASE_S = 30.0
@@ -311,6 +312,15 @@ class JobStore(ABC):
     async def read_output(
         self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
     ) -> list[StoredOutput]:
+    @abstractmethod
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        """What steps of jobs that the worker runs are short of, `shortages.MAX_JOBS` jobs at most, in place of all that
+        it has told before. Forgotten when the worker is."""
+
+    @abstractmethod
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        """What steps of a job that runs are short of, as far as the worker that holds it has told."""
+
         """Chunks with sequences above `after`, in the order in which they were stored; of the step run at `path` and
         those inside it, and of one attempt, if these are given. Empty when there are none (or no such job)."""
 

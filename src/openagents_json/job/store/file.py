@@ -41,6 +41,7 @@ from openagents_json.job.store.records import (
     WorkerInfo,
 )
 from openagents_json.job.store.shares import StoredShare
+from openagents_json.job.store.shortages import Short, Shortages
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.resources import Offers
 
@@ -114,6 +115,9 @@ class FileJobStore(FileKeeper):
 
     async def read_blocked(self, job_id: str) -> list[Blocked]:
         return await self._read(lambda memory: memory.read_blocked(job_id))
+
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        return await self._read(lambda memory: memory.read_shortages(job_id))
 
     # ── the verbs that write ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,6 +212,9 @@ class FileJobStore(FileKeeper):
 
     async def bury_workers(self) -> int:
         return await (await self._ready(writes=False)).bury_workers()
+
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        await (await self._ready(writes=False)).tell_shortages(worker, shortages)
 
     async def set_aging(self, aging_s: float) -> None:
         await self._write(lambda memory: memory.set_aging(aging_s))

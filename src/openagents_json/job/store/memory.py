@@ -67,6 +67,7 @@ from openagents_json.job.store.records import (
 )
 from openagents_json.job.store.rules import SUSPECT_DEATHS, is_written, same_body, serves
 from openagents_json.job.store.shares import StoredShare
+from openagents_json.job.store.shortages import Short, Shortages
 from openagents_json.job.store.upkeep import StoreFacts
 from openagents_json.resources import Offers
 
@@ -500,6 +501,13 @@ class MemoryJobStore(JobStore):
         keys = self._workers.grants.keys(job.owner)
         known = known_to(self._workers.grants, self._buckets, keys, self._workers.is_alive)
         return blocked_in(job_id, job.owner, known, self.clock.now_us())
+
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        self._workers.shortages[worker] = shortages
+
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        job = self._jobs.get(job_id)
+        return [] if job is None else list(self._workers.shortages.get(job.owner or "", {}).get(job_id, ()))
 
     # ── moving ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from openagents_json.clock import SECOND_US, Clock
 from openagents_json.job.store.memory_grants import MemoryGrants
 from openagents_json.job.store.records import StoredWorker, WorkerInfo
+from openagents_json.job.store.shortages import Shortages
 
 
 @dataclass
@@ -30,6 +31,7 @@ class MemoryWorkers:
         self._lock = threading.Lock()  # a beat must not bring back a worker that has just gone
         self._workers: dict[str, _Known] = {}
         self.rooms: dict[str, str] = {}  # job in the queue → the worker that makes room for it
+        self.shortages: dict[str, Shortages] = {}  # what they have told
         self.grants = MemoryGrants()  # theirs; only the event loop looks at it
 
     def register(self, worker: str, info: WorkerInfo) -> None:
@@ -59,7 +61,7 @@ class MemoryWorkers:
         """It is gone. Harmless when it is not there."""
         with self._lock:
             self._workers.pop(worker, None)
-        self.grants.forget(worker)
+        self._let_go(worker)
 
     def bury(self) -> int:
         """Forget those that are dead; how many."""
@@ -68,8 +70,12 @@ class MemoryWorkers:
             for worker in dead:
                 del self._workers[worker]
         for worker in dead:
-            self.grants.forget(worker)
+            self._let_go(worker)
         return len(dead)
+
+    def _let_go(self, worker: str) -> None:
+        self.grants.forget(worker)
+        self.shortages.pop(worker, None)
 
     def list(self, jobs: Mapping[str, int]) -> list[StoredWorker]:
         """The live ones by the time at which they began, with the number of jobs that each holds."""

@@ -73,6 +73,7 @@ from openagents_json.job.store.records import (
     WorkerInfo,
 )
 from openagents_json.job.store.shares import StoredShare
+from openagents_json.job.store.shortages import Short, Shortages, encode_shortages, shortages_of
 from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.resources import Offers
 
@@ -416,6 +417,14 @@ class PostgresJobStore(JobStore):
 
     async def read_blocked(self, job_id: str) -> list[Blocked]:
         return await self._read(lambda connection: read_blocked(connection, job_id, self._tables.now_us))
+
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        values = (worker, encode_shortages(shortages))
+        await self._write("call", lambda connection: connection.rows(SQL["shortages_put"], *values))
+
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        said = await self._read(lambda connection: connection.value(SQL["shortages_of"], job_id))
+        return shortages_of(said and bytes(said), job_id)
 
     async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
         await self._write("call", lambda connection: self._workers.register(connection, worker, info))

@@ -19,7 +19,7 @@ from openagents_json.job.store.upkeep import MAX_FLAWS, Flaw, StoreFacts, Vacuum
 
 TABLES = (
     "jobs", "history", "inbox", "definitions", "snapshots", "output", "leaks", "workers", "abandoned", "pauses",
-    "grants", "buckets", "shares", "durations",
+    "grants", "buckets", "shares", "durations", "shortages",
 )  # fmt: skip
 SETTINGS = ("server_version", "synchronous_commit", "fsync", "full_page_writes", "data_checksums", "max_connections")
 LOOK_S = 300.0  # for a look at whole tables

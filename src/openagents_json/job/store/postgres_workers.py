@@ -51,6 +51,7 @@ class PostgresWorkers:
             return
         await connection.rows(SQL["worker_delete"], worker)
         await connection.rows(SQL["grants_forgotten"], worker)
+        await connection.rows(SQL["shortages_forgotten"], worker)
         await connection.rows(SQL["threads_forgotten"], worker)
 
     async def bury(self, connection: Connection) -> int:

@@ -50,6 +50,7 @@ from openagents_json.job.store.records import (
 )
 from openagents_json.job.store.rows import history_rows, request_of, summary_in
 from openagents_json.job.store.shares import StoredShare
+from openagents_json.job.store.shortages import Short, Shortages, encode_shortages, shortages_of
 from openagents_json.job.store.sqlite_durations import learn, read_durations
 from openagents_json.job.store.sqlite_files import FileLock
 from openagents_json.job.store.sqlite_grants import (
@@ -551,6 +552,17 @@ class SqliteJobStore(JobStore):
         await self._write("call", lambda connection: self._workers.unregister(connection, worker, threads_run))
 
     async def bury_workers(self) -> int:
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        values = (worker, encode_shortages(shortages))
+        await self._write("call", lambda connection: self._tables.execute(connection, "shortages_put", values))
+
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        def question(connection: sqlite3.Connection) -> list[Short]:
+            found = connection.execute(SQL["shortages_of"], (job_id,)).fetchone()
+            return shortages_of(found and found[0], job_id)
+
+        return await self._read(question)
+
         return int(await self._write("call", self._workers.bury))
 
     async def list_workers(self) -> list[StoredWorker]:

@@ -59,6 +59,7 @@ class SqliteWorkers:
     def unregister(self, connection: sqlite3.Connection, worker: str, threads_run: bool) -> None:
         connection.execute(SQL["worker_delete"], (worker,))
         connection.execute(SQL["grants_forgotten"])
+        connection.execute(SQL["shortages_forgotten"])
         if not threads_run:
             _forget_threads(connection, worker)
             self._files.end(worker)
@@ -68,6 +69,7 @@ class SqliteWorkers:
         dead = [worker for (worker,) in connection.execute(SQL["worker_ids"]) if not self.is_alive(connection, worker)]
         connection.executemany(SQL["worker_delete"], [(worker,) for worker in dead])
         connection.execute(SQL["grants_forgotten"])
+        connection.execute(SQL["shortages_forgotten"])
         for (worker,) in connection.execute(SQL["abandoning_workers"]).fetchall():
             if not self._files.is_alive(worker):
                 _forget_threads(connection, worker)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from openagents_json.job.machine import Claimed
+from openagents_json.job.machine import Claimed, Released
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import Holder, WithClock, accept, assert_folds_to, begin, read, summary
 from openagents_json.job.store.contract.leases import having
 from openagents_json.job.store.records import WorkerInfo
 from openagents_json.resources import Offers
+from openagents_json.job.store.shortages import Short
 from openagents_json.testing import FakeClock
 
 
@@ -105,6 +107,36 @@ class ResourceContract(WithClock):
         assert await claimed(store, having("tool.first", **dict.fromkeys(names, 1.0))) == ids
 
     async def test_worker_says_what_it_has(self, store: JobStore) -> None:
+    async def test_worker_tells_what_steps_of_its_jobs_are_short_of(self, store: JobStore, clock: FakeClock) -> None:
+        await store.register_worker("w1")
+        first, second = await begin(store, clock), await begin(store, clock)
+        short = Short("gpu", 1.5, 2, 0.5, (first.job_id, "ä"), (), clock.now_us())
+        assert await store.read_shortages(second.job_id) == await store.read_shortages("nobody") == []
+        await store.tell_shortages("w1", {second.job_id: [short, replace(short, resource="browser")]})
+        assert await store.read_shortages(second.job_id) == [short, replace(short, resource="browser")]
+        assert await store.read_shortages(first.job_id) == []
+        await store.tell_shortages("w2", {second.job_id: []})
+        assert len(await store.read_shortages(second.job_id)) == 2, "another worker does not hold it"
+        await store.tell_shortages("w1", {first.job_id: [short]})
+        assert await store.read_shortages(second.job_id) == []
+        await second.commit(store, Released("worker_stopped"), second.succeeded("first"))
+        assert await store.read_shortages(second.job_id) == []
+
+    @pytest.mark.parametrize("is_dead", [False, True])
+    async def test_what_a_worker_has_told_is_forgotten_with_it(
+        self, store: JobStore, clock: FakeClock, is_dead: bool
+    ) -> None:
+        await store.register_worker("w1")
+        holder = await begin(store, clock)
+        await store.tell_shortages("w1", {holder.job_id: [Short("gpu", 1, 1, 0, (), (), 0)]})
+        if is_dead:
+            clock.advance(10 * store.lease_s)
+            await store.bury_workers()
+        else:
+            await store.unregister_worker("w1")
+        await store.register_worker("w1")
+        assert await store.read_shortages(holder.job_id) == []
+
         info = WorkerInfo("host", 7, "1.0", ("tool.first",), 256, {"gpu": 1, "cpu": 0.5})
         await store.register_worker("w1", info)
         [worker] = await store.list_workers()

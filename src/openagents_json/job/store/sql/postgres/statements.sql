@@ -664,6 +664,7 @@ SELECT count(*) FROM dead WHERE NOT has_left;
 -- name: worker_left
 -- The worker is gone, but threads of it may run.
 UPDATE workers SET has_left = TRUE WHERE id = $1 RETURNING id;
+told AS (DELETE FROM shortages USING dead WHERE shortages.worker = dead.id),
 
 -- name: worker_delete
 -- The worker is gone.
@@ -1035,6 +1036,18 @@ ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
 
 -- name: buckets_swept
 -- Full buckets are as good as none. One that somebody else is writing is not full any more.
+-- name: shortages_put
+-- What steps of a worker's jobs are short of.
+INSERT INTO shortages (worker, told) VALUES ($1, $2) ON CONFLICT (worker) DO UPDATE SET told = excluded.told;
+
+-- name: shortages_of
+-- What the worker that holds a job has told of all its jobs.
+SELECT told FROM shortages JOIN jobs ON jobs.owner = shortages.worker WHERE jobs.id = $1;
+
+-- name: shortages_forgotten
+-- A worker is gone.
+DELETE FROM shortages WHERE worker = $1;
+
 DELETE FROM buckets WHERE key IN (
   SELECT key FROM buckets WHERE full_us <= $1 ORDER BY full_us LIMIT $2 FOR UPDATE SKIP LOCKED);
 

@@ -713,6 +713,18 @@ INSERT INTO buckets (key, full_us) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET
 
 -- name: buckets_swept
 -- Full buckets are as good as none.
+-- name: shortages_put
+-- What steps of a worker's jobs are short of.
+INSERT INTO shortages (worker, told) VALUES (?, ?) ON CONFLICT (worker) DO UPDATE SET told = excluded.told;
+
+-- name: shortages_of
+-- What the worker that holds a job has told of all its jobs.
+SELECT told FROM shortages JOIN jobs ON jobs.owner = shortages.worker WHERE jobs.id = ?;
+
+-- name: shortages_forgotten
+-- What workers told that are not there any more.
+DELETE FROM shortages WHERE worker NOT IN (SELECT id FROM workers);
+
 DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE full_us <= ? ORDER BY full_us LIMIT ?);
 
 -- name: owner_of

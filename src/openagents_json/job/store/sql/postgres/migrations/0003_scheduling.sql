@@ -40,6 +40,11 @@ CREATE TABLE grants (
 );
 CREATE INDEX grants_of_worker ON grants (worker);
 
+CREATE TABLE shortages (
+  worker text PRIMARY KEY,
+  told   bytea NOT NULL
+);
+
 CREATE TABLE buckets (
   key     text COLLATE "C" PRIMARY KEY,
   full_us bigint NOT NULL

@@ -52,6 +52,12 @@ CREATE INDEX buckets_full ON buckets (full_us);
 
 ALTER TABLE workers ADD COLUMN resources TEXT NOT NULL DEFAULT '{}';
 
+-- What steps of a worker's jobs are short of, as the worker has told.
+CREATE TABLE shortages (
+  worker TEXT PRIMARY KEY,
+  told   BLOB NOT NULL  -- JSON, see `store/shortages.py`
+) WITHOUT ROWID;
+
 -- Shares and deadlines: what the place of a job in the queue depends on besides time and priority. Empty for the others.
 
 ALTER TABLE jobs ADD COLUMN share_key         TEXT;     -- to whose share it counts
