@@ -230,6 +230,37 @@ async def test_waiting_for_a_signal_is_not_ended_by_a_deadline(bench: Bench) -> 
         assert (await jobs.get_summary(job_id)).at_risk
 
 
+@on_every_store
+async def test_job_that_stands_in_the_queue_too_long_says_so_there(bench: Bench) -> None:
+    flow, gate = bench.one("note"), bench.one("gate", id="gate")
+    async with bench.manager(max_jobs=1) as jobs:
+        await learned(jobs, 10.0)
+        running = await jobs.create_job(gate, start=True)
+        await bench.gate().wait_entered()
+        queued = await jobs.create_job(flow, start=True, deadline=in_s(bench, 60))
+        await bench.pass_time(49.0)
+        assert "job.deadline_at_risk" not in await types(jobs, queued)
+        await bench.pass_time(2.0)
+        at_risk = await seen(jobs, queued, "job.deadline_at_risk")
+        assert at_risk.data["expected_us"] == 10 * SECOND_US
+        assert (await jobs.get_summary(queued)).status == "QUEUED"
+        assert [one.id for one in (await jobs.list_jobs({"at_risk": True})).jobs] == [queued]
+        bench.open_gates()
+        assert [await final(jobs, job_id) for job_id in (running, queued)] == ["COMPLETED"] * 2
+        assert (await types(jobs, queued)).count("job.deadline_at_risk") == 1
+
+
+async def test_job_that_is_paused_says_so_while_it_is(bench: Bench) -> None:
+    flow = bench.workflow({"id": "s", "signal": "answer"})
+    async with bench.manager() as jobs:
+        job_id = await jobs.create_job(flow, start=True, deadline=in_s(bench, 30))
+        await jobs.pause_job(job_id)
+        await jobs.wait_paused(job_id)
+        await bench.pass_time(31.0)
+        await seen(jobs, job_id, "job.deadline_at_risk")
+        assert (await jobs.get_summary(job_id)).status == "PAUSED"
+
+
 async def test_deadline_without_a_zone_is_refused(bench: Bench) -> None:
     flow = bench.one("note")
     async with bench.manager() as jobs:

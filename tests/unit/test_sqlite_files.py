@@ -208,6 +208,9 @@ def test_queue_and_timers_are_read_from_their_indexes(migrated: Path) -> None:
             ("claimable", "jobs_queue"),
             ("requirements", "jobs_queue"),
             ("due", "jobs_due"),
+            ("at_risk", "jobs_risks"),
+            ("next_due", "jobs_due"),
+            ("next_due", "jobs_risks"),
             ("leased", "inbox_waiting"),
             ("leased", "history_of_job"),
         ):

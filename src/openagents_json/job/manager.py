@@ -236,10 +236,7 @@ class JobManager:
             share=share_of(share_key),
             deadline_us=None if deadline is None else as_microseconds(deadline),
         )
-        job_id = await self._accept(new, state)
-        if start_at is not None:
-            self._worker.due_changed()
-        return job_id
+        return await self._accept(new, state)
 
     async def create_jobs(
         self,
@@ -362,7 +359,12 @@ class JobManager:
         for job_id, (new, state) in zip(ids, made, strict=True):
             if job_id == new.job_id:
                 self._bus.publish(state, new.events)
-        if made and made[0][1].status == JobStatus.QUEUED:
+        if not made:
+            return
+        new, state = made[0]
+        if state.start_at_us is not None or state.deadline_us is not None:
+            self._worker.due_changed()
+        if state.status == JobStatus.QUEUED:
             self._worker.queue_changed(len(made))
             if made[0][0].limit is not None:
                 self._worker.slots_changed(made[0][1])

@@ -114,7 +114,7 @@ class JobSummary:
     spent: Mapping[str, Any] = field(default_factory=dict, hash=False)
     share: str | None = None  # key of the share that it counts to
     deadline: datetime | None = None
-    at_risk: bool = False  # a worker has found that it will perhaps miss its deadline
+    at_risk: bool = False  # it was found that it will perhaps miss its deadline
 
     @property
     def display_status(self) -> str:

@@ -12,8 +12,7 @@ from openagents_json.resources import shortened
 def conclude(turn: Turn) -> None:
     """Say truthfully where the job stands now that nothing more follows."""
     state = turn.state
-    if turn.is_held:
-        look_at_deadline(turn)
+    look_at_deadline(turn)
     if state.is_final or state.live or state.releases:
         return
     if not turn.is_held:
@@ -58,7 +57,7 @@ def _can_go_on_elsewhere(turn: Turn) -> bool:
 
 
 def look_at_deadline(turn: Turn) -> None:
-    """A job that a worker has, and that will perhaps miss its deadline, says so, once."""
+    """A job that will perhaps miss its deadline says so, once."""
     state = turn.state
     at_us = use.risk_us(state, turn.now_us)
     if at_us is not None and at_us < turn.now_us:

@@ -17,7 +17,7 @@ def left_us(state: JobState, now_us: int) -> int:
 def risk_us(state: JobState, now_us: int) -> int | None:
     """When the deadline is at risk if nothing happens until then, perhaps a time in the past; None if it has none, or
     that is known already. While an attempt is on, what is left becomes less as time goes by."""
-    if state.deadline_us is None or state.at_risk or state.is_final:
+    if state.deadline_us is None or state.at_risk or state.is_final or state.cancel is not None:
         return None
     if state.live and now_us + left_us(state, now_us) <= state.deadline_us:
         return state.deadline_us

@@ -194,7 +194,7 @@ class JobStore(ABC):
 
     @abstractmethod
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
-        """Leases of one commit on jobs that nobody holds and whose timer is due."""
+        """Leases of one commit on jobs that nobody holds and whose timer is due, or whose deadline is at risk since."""
 
     @abstractmethod
     async def hold_orphans(self, worker: str, limit: int) -> list[Claim]:

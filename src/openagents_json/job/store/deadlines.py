@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openagents_json.clock import SECOND_US
-from openagents_json.job.machine import JobState
+from openagents_json.job.machine import JobState, risk_us
 from openagents_json.job.model import JobStatus
 
 MARGIN_PART = 0.1  # of what it is expected to use in all
@@ -24,6 +24,7 @@ class Deadline:
     at_us: int
     start_by_us: int | None = None
     is_at_risk: bool = False
+    risk_us: int | None = None
 
 
 def deadline_of(state: JobState) -> Deadline | None:
@@ -34,4 +35,5 @@ def deadline_of(state: JobState) -> Deadline | None:
     if state.status == JobStatus.QUEUED:
         margin_us = round(state.expected_us * MARGIN_PART) + MARGIN_US
         start_by_us = state.deadline_us - max(state.expected_us - state.used_us, 0) - margin_us
-    return Deadline(state.deadline_us, start_by_us, state.at_risk)
+    risk = None if state.status == JobStatus.RUNNING else risk_us(state, state.seen_us)
+    return Deadline(state.deadline_us, start_by_us, state.at_risk, None if risk is None else risk + 1)

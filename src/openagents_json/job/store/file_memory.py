@@ -82,8 +82,8 @@ class JournaledMemory(MemoryJobStore):
                 self._shares.note(job)
             if job.row.status == JobStatus.QUEUED and job.owner is None and not job.is_blocked:
                 self._enqueue(job)
-            if job.row.due_us is not None:
-                self._due.append((job.row.due_us, job.handle, job.id))
+            if (wakes_us := job.row.wakes_us) is not None:
+                self._due.append((wakes_us, job.handle, job.id))
             if job.row.completed_us is not None:
                 self._ended.append((job.row.completed_us, job.handle, job.id))
         self._due.sort()  # a sorted list is a heap

@@ -92,7 +92,7 @@ class MemoryJobStore(JobStore):
         # A queue for each set of required components, and one for suspects (None): heaps of (sort_at, handle, id),
         # whose stale entries are passed over.
         self._queues: dict[tuple[str, ...] | None, list[tuple[int, int, str]]] = {}
-        self._due: list[tuple[int, int, str]] = []  # heap of (due_us, handle, id); the same
+        self._due: list[tuple[int, int, str]] = []  # heap of (`wakes_us` of the row, handle, id); the same
         self._ended: list[tuple[int, int, str]] = []  # heap of (completed_us, handle, id) of final jobs; the same
         self._workers = MemoryWorkers(self.clock, lease_s)
         self._output = MemoryOutput()
@@ -331,7 +331,7 @@ class MemoryJobStore(JobStore):
         while self._due and self._due[0][0] <= now and len(claims) < limit:
             due_us, _, job_id = entry = heapq.heappop(self._due)
             job = self._jobs.get(job_id)
-            if job is None or job.row.due_us != due_us:
+            if job is None or job.row.wakes_us != due_us:
                 continue
             if job.owner is None:
                 claims.append(self._lease(job, worker))
@@ -430,7 +430,7 @@ class MemoryJobStore(JobStore):
         while self._due:
             due_us, _, job_id = entry = self._due[0]
             job = self._jobs.get(job_id)
-            if job is not None and job.row.due_us == due_us:
+            if job is not None and job.row.wakes_us == due_us:
                 if job.owner is None:
                     earliest = due_us
                     break
@@ -698,8 +698,8 @@ class MemoryJobStore(JobStore):
             self._limits.note(job)
         if job.row.status == JobStatus.QUEUED and not job.is_blocked:
             self._enqueue(job)
-        if job.row.due_us is not None:
-            heapq.heappush(self._due, (job.row.due_us, job.handle, job.id))
+        if (wakes_us := job.row.wakes_us) is not None:
+            heapq.heappush(self._due, (wakes_us, job.handle, job.id))
 
     def _add(self, job: MemoryJob) -> None:
         """Enter a job wherever jobs are looked up."""
@@ -842,8 +842,8 @@ class MemoryJobStore(JobStore):
             self._workers.rooms.pop(job.id, None)
         elif row.status == JobStatus.RUNNING and before != JobStatus.RUNNING:
             job.queued_us = now  # taken over at once, with no wait in the queue
-        if row.due_us is not None:
-            heapq.heappush(self._due, (row.due_us, job.handle, job.id))
+        if (wakes_us := row.wakes_us) is not None:
+            heapq.heappush(self._due, (wakes_us, job.handle, job.id))
         if row.completed_us is not None:
             heapq.heappush(self._ended, (row.completed_us, job.handle, job.id))
         if job.limit is not None:

@@ -340,7 +340,7 @@ class PostgresJobStore(JobStore):
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         def call(connection: Connection) -> Any:
             values = (worker, limit, self._tables.now_us)
-            return self._tables.lease_all(connection, "lease_due", lambda row: (row["due_us"], row["key"]), *values)
+            return self._tables.lease_all(connection, "lease_due", _woken, *values)
 
         return await self._write("call", call)  # type: ignore[no-any-return]
 
@@ -464,3 +464,8 @@ class PostgresJobStore(JobStore):
 
     async def vacuum(self) -> Vacuumed:
         return await vacuum(self.place)
+
+
+def _woken(row: Row) -> tuple[int, int]:
+    """The order of jobs whose time has come."""
+    return min(at_us for at_us in (row["due_us"], row["risk_us"]) if at_us is not None), row["key"]

@@ -96,14 +96,15 @@ async def place(connection: Connection, placed: Sequence[PlacedRow], now_us: int
             book.lines.entered(settled)
             if settled is not None:
                 tag_us, charged_us = settled.tag_us, settled.charged_us
-        start_by_us = None if deadline is None else deadline.start_by_us
+        due: tuple[int | None, int | None, bool, int | None] = (None, None, False, None)
+        if deadline is not None:
+            due = deadline.at_us, deadline.start_by_us, deadline.is_at_risk, deadline.risk_us
         sort_at = None
         if row.status == JobStatus.QUEUED:
-            waited_us = known["queued_total_us"]
-            sort_at = place_us(known["queued_us"], waited_us, row.rank, aging_s, tag_us, start_by_us)
+            came = known["queued_us"], known["queued_total_us"]
+            sort_at = place_us(*came, row.rank, aging_s, tag_us, due[1], has_begun=has_begun)
         shared = (None, None, None) if share is None else (share.key, share.expected_us, share.used_us)
-        due = (None, False) if deadline is None else (deadline.at_us, deadline.is_at_risk)
-        rows.append((handle, sort_at, *shared, charged_us, tag_us, start_by_us, *due))
+        rows.append((handle, sort_at, *shared, charged_us, tag_us, *due))
     written += len(await connection.rows(SQL["places_set"], *map(list, zip(*rows, strict=True))))
     if book.accounts:
         await _write(connection, list(book.accounts.values()))

@@ -48,6 +48,12 @@ class JobRow:
     deadline: Deadline | None = None
 
     @property
+    def wakes_us(self) -> int | None:
+        """When somebody has to look at it, if nobody has it: for its timer, or its deadline."""
+        risk_us = None if self.deadline is None else self.deadline.risk_us
+        return min((at_us for at_us in (self.due_us, risk_us) if at_us is not None), default=None)
+
+    @property
     def is_placed(self) -> bool:
         """Whether its place in the queue depends on more than time and priority."""
         return self.share is not None or self.deadline is not None

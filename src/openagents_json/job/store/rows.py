@@ -69,7 +69,8 @@ def _deadline_in(row: dict[str, Any]) -> Deadline | None:
     if row["deadline_us"] is None:
         return None
     start_by_us = row["start_by_us"] if row["status"] == JobStatus.QUEUED else None
-    return Deadline(row["deadline_us"], start_by_us, bool(row["at_risk"]))
+    risk_us = None if row["status"] == JobStatus.RUNNING else row["risk_us"]
+    return Deadline(row["deadline_us"], start_by_us, bool(row["at_risk"]), risk_us)
 
 
 def moved_in(

@@ -444,8 +444,9 @@ class SqliteJobStore(JobStore):
 
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         def call(connection: sqlite3.Connection) -> list[Claim]:
-            keys = connection.execute(SQL["due"], (self.clock.now_us(), limit)).fetchall()
-            return self._tables.lease_all(connection, keys, None, worker)
+            values = {"now": self.clock.now_us(), "limit": limit}
+            found = [one for name in ("due", "at_risk") for one in connection.execute(SQL[name], values)]
+            return self._tables.lease_all(connection, [(key,) for _, key in sorted(found)[:limit]], None, worker)
 
         return await self._write("call", call)  # type: ignore[no-any-return]
 

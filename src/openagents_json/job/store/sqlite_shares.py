@@ -62,7 +62,7 @@ def _place(connection: sqlite3.Connection, placed: Sequence[PlacedRow], now_us: 
     book: SqliteShares | None = None
     for key, row, before in placed:
         share, deadline, status = row.share, row.deadline, row.status
-        at_us, is_at_risk = (None, False) if deadline is None else (deadline.at_us, deadline.is_at_risk)
+        is_at_risk = deadline is not None and deadline.is_at_risk
         if status == JobStatus.RUNNING and before != JobStatus.CREATED:
             connection.execute(SQL["risk_set"], (is_at_risk, key))
             continue
@@ -77,13 +77,15 @@ def _place(connection: sqlite3.Connection, placed: Sequence[PlacedRow], now_us: 
             book.lines.entered(settled)
             if settled is not None:
                 tag_us, charged_us = settled.tag_us, settled.charged_us
-        start_by_us = None if deadline is None else deadline.start_by_us
+        at_us = start_by_us = risk_us = None
+        if deadline is not None:
+            at_us, start_by_us, risk_us = deadline.at_us, deadline.start_by_us, deadline.risk_us
         sort_at = None
         if status == JobStatus.QUEUED:
             sort_at = place_us(queued_us, queued_total_us, row.rank, aging_s, tag_us, start_by_us)
         shared = (None, None, None) if share is None else (share.key, share.expected_us, share.used_us)
         connection.execute(
-            SQL["place_set"], (sort_at, *shared, charged_us, tag_us, at_us, start_by_us, is_at_risk, key)
+            SQL["place_set"], (sort_at, *shared, charged_us, tag_us, at_us, start_by_us, is_at_risk, risk_us, key)
         )
     if book is not None:
         book.write()

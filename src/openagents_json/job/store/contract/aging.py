@@ -50,6 +50,20 @@ class AgingContract:
 
     async def test_jobs_that_come_forward_get_the_slots(self, store: JobStore, clock: FakeClock) -> None:
         limit = Limit("flow", 1)
+    @pytest.mark.parametrize("due_in_s", [None, 60.0])
+    async def test_of_two_that_stand_alike_the_one_that_has_begun_comes_first(
+        self, store: JobStore, clock: FakeClock, due_in_s: float | None
+    ) -> None:
+        deadline_us = None if due_in_s is None else clock.now_us() + round(due_in_s * SECOND_US)
+        new = await store.create(new_job(clock, start=False, deadline_us=deadline_us))  # the older one
+        begun = await store.create(new_job(clock, deadline_us=deadline_us))
+        holder = await claim_one(store, clock)
+        await holder.commit(store, holder.started())
+        clock.advance(10.0)
+        await holder.commit(store, Released("worker_stopped"), holder.succeeded("first"))
+        await settle(store, clock, new, request("start"))
+        assert [claim.job_id for claim in await store.claim("w1", 2)] == [begun, new]
+
         low = await store.create(replace(new_job(clock, priority=JobPriority.LOW), limit=limit))
         clock.advance(3 * HOUR_S)
         high = await store.create(replace(new_job(clock, priority=JobPriority.HIGH), limit=limit))

@@ -224,6 +224,48 @@ class ShareContract:
         assert summary.deadline is not None and round(summary.deadline.timestamp() * SECOND_US) == at_us
 
     # ── durations ──
+    @pytest.mark.parametrize("status", [JobStatus.CREATED, JobStatus.QUEUED, JobStatus.WAITING, JobStatus.PAUSED])
+    async def test_job_at_rest_is_looked_at_when_its_deadline_is_at_risk(
+        self, store: JobStore, clock: FakeClock, status: JobStatus
+    ) -> None:
+        at_us = clock.now_us() + 60 * SECOND_US
+        job_id = await store.create(
+            new_job(clock, start=status != JobStatus.CREATED, deadline_us=at_us, expected_us=TEN_S)
+        )
+        due_us = None
+        if status in (JobStatus.WAITING, JobStatus.PAUSED):
+            holder = await take(store, clock)
+            assert await store.next_due_us() is None, "whoever holds it looks at it"
+            if status == JobStatus.WAITING:
+                await holder.commit(store, holder.failed("first", retry=Retry(max_attempts=2, delay_seconds=3_600.0)))
+                due_us = holder.state.wake_us
+                assert due_us is not None
+            else:
+                await holder.commit(store, Requested("pause"), holder.succeeded("first"))
+        other = await store.create(new_job(clock))
+        assert await store.next_due_us() == at_us - TEN_S + 1
+        clock.advance(50.0)
+        assert await store.hold_due("w1", 9) == []
+        clock.advance(1.0)
+        [claim] = await store.hold_due("w1", 9)
+        assert claim.job_id == job_id and await store.hold_due("w2", 9) == []
+        holder = Holder(clock, claim)
+        commit = await holder.commit(store, Tick())
+        assert [event.type for event in commit.events] == ["job.deadline_at_risk"]
+        summary = await store.read_summary(job_id)
+        assert summary is not None and (summary.status, summary.at_risk) == (status, True)
+        assert await store.next_due_us() == due_us
+        queue = [job_id, other] if status == JobStatus.QUEUED else [other]
+        assert [claim.job_id for claim in await store.claim("w1", 9)] == queue
+
+    async def test_timers_and_deadlines_are_due_in_their_order(self, store: JobStore, clock: FakeClock) -> None:
+        now_us = clock.now_us()
+        late = [await store.create(new_job(clock, deadline_us=now_us + n * SECOND_US)) for n in (3, 1)]
+        timer = await store.create(new_job(clock, start_in_s=2.0))
+        both = await store.create(new_job(clock, start_in_s=4.0, deadline_us=now_us + 5 * SECOND_US))
+        clock.advance(10.0)
+        assert [claim.job_id for claim in await store.hold_due("w1", 9)] == [late[1], timer, late[0], both]
+
 
     async def test_durations_are_learned_the_latest_count_most(self, store: JobStore, clock: FakeClock) -> None:
         await store.learn([Sample("flow", "fetch", 1_000, 4), Sample("flow", WHOLE_JOB, 5_000, 1)])

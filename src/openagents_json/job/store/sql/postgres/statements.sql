@@ -90,11 +90,11 @@ UPDATE jobs SET
   sort_at = coalesce(to_be.sort_at, jobs.sort_at), share_key = to_be.share_key,
   share_expected_us = to_be.share_expected_us, share_used_us = to_be.share_used_us,
   share_charged_us = to_be.share_charged_us, share_tag_us = to_be.share_tag_us, start_by_us = to_be.start_by_us,
-  deadline_us = to_be.deadline_us, at_risk = to_be.at_risk
+  deadline_us = to_be.deadline_us, at_risk = to_be.at_risk, risk_us = to_be.risk_us
 FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::boolean[])
-  AS to_be (key, sort_at, share_key, share_expected_us, share_used_us, share_charged_us, share_tag_us, start_by_us,
-            deadline_us, at_risk)
+            $8::bigint[], $9::bigint[], $10::boolean[], $11::bigint[])
+  AS to_be (key, sort_at, share_key, share_expected_us, share_used_us, share_charged_us, share_tag_us, deadline_us,
+            start_by_us, at_risk, risk_us)
 WHERE jobs.key = to_be.key RETURNING jobs.key;
 
 -- name: risks_set
@@ -486,11 +486,17 @@ WHERE id = $2 AND status = 'QUEUED' AND owner IS NULL AND (room_by IS NULL OR ro
 RETURNING key;
 
 -- name: lease_due
--- Jobs that nobody holds and whose timer is due.
-WITH next AS (
+-- Jobs that nobody holds and whose timer is due, or whose deadline is at risk.
+WITH timers AS (
   SELECT key FROM jobs WHERE due_us <= (SELECT store_now($3)) AND owner IS NULL
   ORDER BY due_us, key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
-)
+),
+risks AS (
+  SELECT key FROM jobs WHERE risk_us <= (SELECT store_now($3)) AND owner IS NULL
+    AND (due_us IS NULL OR due_us > (SELECT store_now($3)))
+  ORDER BY risk_us, key LIMIT $2 - (SELECT count(*) FROM timers) FOR NO KEY UPDATE SKIP LOCKED
+),
+next AS (SELECT key FROM timers UNION ALL SELECT key FROM risks)
 UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
 RETURNING jobs.key, NULL::text AS previous;
 
@@ -571,7 +577,8 @@ ORDER BY first LIMIT $3;
 
 -- name: next_due
 -- The earliest timer of a job that nobody holds.
-SELECT min(due_us) FROM jobs WHERE due_us IS NOT NULL AND owner IS NULL;
+SELECT least((SELECT min(due_us) FROM jobs WHERE due_us IS NOT NULL AND owner IS NULL),
+             (SELECT min(risk_us) FROM jobs WHERE risk_us IS NOT NULL AND owner IS NULL));
 
 -- name: has_orphans
 -- Whether somebody holds jobs and does not live.

@@ -77,7 +77,8 @@ UPDATE jobs SET share_tag_us = NULL WHERE key = ? AND share_tag_us IS NOT NULL;
 -- name: place_set
 -- The place of a job that was just written, if it is in the queue, with its share and deadline.
 UPDATE jobs SET sort_at = coalesce(?, sort_at), share_key = ?, share_expected_us = ?, share_used_us = ?,
-                share_charged_us = ?, share_tag_us = ?, deadline_us = ?, start_by_us = ?, at_risk = ?
+                share_charged_us = ?, share_tag_us = ?, deadline_us = ?, start_by_us = ?, at_risk = ?,
+                risk_us = ?
 WHERE key = ?;
 
 -- name: risk_set
@@ -203,12 +204,20 @@ UPDATE jobs SET aside = 1 WHERE key IN (VALUES (?)) AND aside = 0;
 UPDATE jobs SET aside = 0 WHERE workflow_id = ? AND aside = 1;
 
 -- name: due
--- Jobs that nobody holds and whose timer is due.
-SELECT key FROM jobs WHERE due_us IS NOT NULL AND due_us <= ? AND owner IS NULL ORDER BY due_us LIMIT ?;
+-- Jobs that nobody holds and whose timer is due,
+SELECT due_us, key FROM jobs WHERE due_us IS NOT NULL AND due_us <= :now AND owner IS NULL ORDER BY due_us LIMIT :limit;
+
+-- name: at_risk
+-- and the others whose deadline is at risk.
+SELECT risk_us, key FROM jobs
+WHERE risk_us IS NOT NULL AND risk_us <= :now AND owner IS NULL AND (due_us IS NULL OR due_us > :now)
+ORDER BY risk_us LIMIT :limit;
 
 -- name: next_due
--- The earliest timer of a job that nobody holds.
-SELECT min(due_us) FROM jobs WHERE due_us IS NOT NULL AND owner IS NULL;
+-- When the first of them will be.
+SELECT min(at_us) FROM (
+  SELECT min(due_us) AS at_us FROM jobs WHERE due_us IS NOT NULL AND owner IS NULL
+  UNION ALL SELECT min(risk_us) FROM jobs WHERE risk_us IS NOT NULL AND owner IS NULL);
 
 -- name: owners
 -- Everybody who holds a lease.

@@ -66,6 +66,9 @@ ALTER TABLE jobs ADD COLUMN share_tag_us      bigint;
 ALTER TABLE jobs ADD COLUMN deadline_us       bigint;
 ALTER TABLE jobs ADD COLUMN start_by_us       bigint;
 ALTER TABLE jobs ADD COLUMN at_risk           boolean NOT NULL DEFAULT FALSE;
+ALTER TABLE jobs ADD COLUMN risk_us           bigint;
+
+CREATE INDEX jobs_risks ON jobs (risk_us) WHERE risk_us IS NOT NULL AND owner IS NULL;
 
 CREATE INDEX jobs_shares_queued  ON jobs (share_tag_us) WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL;
 CREATE INDEX jobs_shares_running ON jobs (share_tag_us) WHERE status = 'RUNNING' AND share_tag_us IS NOT NULL;

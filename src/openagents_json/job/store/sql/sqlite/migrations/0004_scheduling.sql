@@ -68,6 +68,9 @@ ALTER TABLE jobs ADD COLUMN share_tag_us      INTEGER;  -- where it begins, from
 ALTER TABLE jobs ADD COLUMN deadline_us       INTEGER;
 ALTER TABLE jobs ADD COLUMN start_by_us       INTEGER;  -- while QUEUED: when it has to begin to meet its deadline
 ALTER TABLE jobs ADD COLUMN at_risk           INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN risk_us           INTEGER;  -- while nobody runs it: from when on its deadline is at risk
+
+CREATE INDEX jobs_risks ON jobs (risk_us) WHERE risk_us IS NOT NULL AND owner IS NULL;
 
 -- Where keys begin that are not ahead: at the first tag in the queue, or the last one that runs.
 CREATE INDEX jobs_shares_queued  ON jobs (share_tag_us) WHERE status = 'QUEUED' AND share_tag_us IS NOT NULL;
