@@ -73,7 +73,8 @@ class ModelJob:
     def turn(self) -> tuple[int, int]:
         """Its place in the queue."""
         assert self.queued_us is not None
-        return self.queued_us - self.queued_before_us - self.row.rank * AGING_US, self.handle
+        has_begun = self.row.started_us is not None
+        return self.queued_us - self.queued_before_us - self.row.rank * AGING_US - has_begun, self.handle
 
     def move(self, row: JobRow, now_us: int) -> None:
         """Its row changes."""
@@ -208,7 +209,8 @@ class Model:
 
     def _stands_at(self, job: ModelJob) -> int:
         since_us = job.queued_us if job.row.status == QUEUED else self.now_us
-        return (since_us or 0) - job.queued_before_us - job.row.rank * AGING_US
+        has_begun = job.row.started_us is not None
+        return (since_us or 0) - job.queued_before_us - job.row.rank * AGING_US - has_begun
 
     def _lease(self, jobs: Iterable[ModelJob], worker: str) -> list[Claim]:
         claims = []

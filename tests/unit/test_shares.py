@@ -142,6 +142,7 @@ def test_tag_stands_in_for_the_time_of_coming_and_a_deadline_only_brings_forward
     assert place_us(1_000, 200, 2, 0.0001, None, lead + 300) == 100
     assert place_us(1_000, 200, 2, 0.0001, 5_000, lead + 300) == 100
     assert place_us(1_000, 200, 2, 0.0001, None, lead + 9_000) == 600
+    assert place_us(1_000, 200, 2, 0.0001, 5_000, None, has_begun=True) == 4_799
 
 
 # ── what is learned ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -296,7 +296,8 @@ def score_of(facts: Facts) -> Score | None:
 
 
 def _placed_by(facts: Facts, place: QueuePlace) -> str:
-    by_time_us = virtual_arrival_us(place.queued_us, place.waited_us, place.rank, facts.aging_s)
+    came, has_begun = (place.queued_us, place.waited_us), facts.status["started_at"] is not None
+    by_time_us = virtual_arrival_us(*came, place.rank, facts.aging_s, has_begun=has_begun)
     if place.sort_at == by_time_us:
         return "time"
     return "share" if facts.status["share"] is not None else "deadline"

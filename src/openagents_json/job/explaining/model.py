@@ -25,7 +25,8 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The place of a job in the queue: virtual_arrival = queued_at - waited_s - level × aging_s, or as `by` says.
+    """The place of a job in the queue: virtual_arrival = queued_at - waited_s - level × aging_s (of a job that has
+    begun before a microsecond less), or as `by` says.
 
     `ahead` jobs stand before it; of the first of them `before` has {"job_id", "priority", "virtual_arrival"}."""
 

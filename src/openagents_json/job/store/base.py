@@ -193,6 +193,13 @@ class JobStore(ABC):
         A key that was used for the job before, drained or not, puts nothing in."""
 
     @abstractmethod
+    async def hold_all(
+        self, worker: str, requests: Sequence[tuple[str, Request]]
+    ) -> Sequence[Held | BaseException | None]:
+        """`hold` of many jobs, by their ids; what one raises stands in the place of its answer."""
+        holds = (self.hold(job_id, worker, request) for job_id, request in requests)
+        return await asyncio.gather(*holds, return_exceptions=True)
+
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         """Leases of one commit on jobs that nobody holds and whose timer is due, or whose deadline is at risk since."""
 

@@ -650,7 +650,10 @@ class MemoryJobStore(JobStore):
         """Where a job stands in the queue that came into it then."""
         row = job.row
         start_by_us = None if row.deadline is None else row.deadline.start_by_us
-        return place_us(arrived_us, job.queued_total_us, row.rank, self.aging_s, job.tag_us, start_by_us)
+        has_begun = row.started_us is not None
+        return place_us(
+            arrived_us, job.queued_total_us, row.rank, self.aging_s, job.tag_us, start_by_us, has_begun=has_begun
+        )
 
     def _stands(self, entry: tuple[int, int, str], queue: list[tuple[int, int, str]]) -> bool:
         """Whether the job of an entry still has its place in that queue."""

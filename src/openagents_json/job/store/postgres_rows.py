@@ -68,8 +68,8 @@ def claim_in(row: Row, previous: str | None) -> Claim:
     assert owner is not None, "a lease that was taken in this transaction has an owner"
     sort_at = row["sort_at"]
     if row["status"] != JobStatus.QUEUED:
-        arrived = row["now"], row["queued_total_us"]
-        sort_at = place_us(*arrived, row["rank"], row["aging_s"], row["share_tag_us"], None)
+        came, has_begun = (row["now"], row["queued_total_us"]), row["started_us"] is not None
+        sort_at = place_us(*came, row["rank"], row["aging_s"], row["share_tag_us"], None, has_begun=has_begun)
     return Claim(
         row["id"], row["key"], owner, row["epoch"], row["definition"], row["last_event"], readable(previous),
         snapshot, events, requests, limit_in(row), row["slot"] is True, sort_at,

@@ -88,10 +88,10 @@ async def place(connection: Connection, placed: Sequence[PlacedRow], now_us: int
     for handle, row, before in resting:
         share, deadline, known = row.share, row.deadline, found[handle]
         tag_us, charged_us = known["share_tag_us"], known["share_charged_us"]
+        has_begun = row.started_us is not None
         if share is not None:
             if charged_us is None:  # it is new here: what it has used elsewhere counts there
                 charged_us = share.used_us
-            has_begun = row.started_us is not None
             settled = settle(book, share, row.rank, before, row.status, charged_us, has_begun=has_begun)
             book.lines.entered(settled)
             if settled is not None:

@@ -284,7 +284,10 @@ def first_claim(job: NewJob, handle: int, aging_s: float) -> Claim:
     assert job.owner is not None, "nobody else has a lease on a new job"
     return Claim(
         job.job_id, handle, job.owner, FIRST_EPOCH, job.definition.hash, job.row.last_event, None, None,
-        list(job.events), [], sort_at=virtual_arrival_us(job.created_us, 0, job.row.rank, aging_s),
+        list(job.events), [],
+        sort_at=virtual_arrival_us(
+            job.created_us, 0, job.row.rank, aging_s, has_begun=job.row.started_us is not None
+        ),
     )  # fmt: skip
 
 

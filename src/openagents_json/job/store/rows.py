@@ -115,6 +115,10 @@ def summary_in(row: dict[str, Any]) -> JobSummary:
 def moved_columns(job: MovedJob, aging_s: float) -> dict[str, Any]:
     """The columns of `jobs` for a job that comes from another store, by name, without key and limit."""
     new, row, arrived = job.new, job.new.row, job.waits_since_us
+    sort_at = 0
+    if arrived is not None:
+        has_begun = row.started_us is not None
+        sort_at = virtual_arrival_us(arrived, job.queued_total_us, row.rank, aging_s, has_begun=has_begun)
     return {
         "id": new.job_id,
         "workflow_id": new.definition.workflow_id,

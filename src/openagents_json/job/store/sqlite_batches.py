@@ -59,6 +59,7 @@ class LeasedJob(NamedTuple):
     rank: int
     queued_total_us: int
     tag_us: int | None  # of its share
+    has_begun: bool
     requests: list[Request]
     events: list[Event] | None
 

@@ -68,11 +68,11 @@ def _place(connection: sqlite3.Connection, placed: Sequence[PlacedRow], now_us: 
             continue
         found = connection.execute(SQL["share_of_job"], (key,)).fetchone()
         tag_us, charged_us, queued_us, queued_total_us = found
+        has_begun = row.started_us is not None
         if share is not None:
             book = book or SqliteShares(connection, now_us)
             if charged_us is None:  # it is new here: what it has used elsewhere counts there
                 charged_us = share.used_us
-            has_begun = row.started_us is not None
             settled = settle(book, share, row.rank, before, status, charged_us, has_begun=has_begun)
             book.lines.entered(settled)
             if settled is not None:
@@ -82,7 +82,8 @@ def _place(connection: sqlite3.Connection, placed: Sequence[PlacedRow], now_us: 
             at_us, start_by_us, risk_us = deadline.at_us, deadline.start_by_us, deadline.risk_us
         sort_at = None
         if status == JobStatus.QUEUED:
-            sort_at = place_us(queued_us, queued_total_us, row.rank, aging_s, tag_us, start_by_us)
+            came = queued_us, queued_total_us
+            sort_at = place_us(*came, row.rank, aging_s, tag_us, start_by_us, has_begun=has_begun)
         shared = (None, None, None) if share is None else (share.key, share.expected_us, share.used_us)
         connection.execute(
             SQL["place_set"], (sort_at, *shared, charged_us, tag_us, at_us, start_by_us, is_at_risk, risk_us, key)

@@ -379,7 +379,9 @@ class SqliteTables:
             job = found[key]
             sort_at = job.sort_at
             if sort_at is None:
-                sort_at = place_us(now, job.queued_total_us, job.rank, self.aging_s, job.tag_us, None)
+                sort_at = place_us(
+                    now, job.queued_total_us, job.rank, self.aging_s, job.tag_us, None, has_begun=job.has_begun
+                )
             snapshot, events = None, job.events
             if events is None:
                 snapshot, events = history_of(connection, key, job.snapshot_event)
