@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from openagents_json import JobManager
+from openagents_json.job.model import JobStatus
 from tests.acceptance.support import PARTS, Shell, assert_refused, each_line, step, types
 
 C = ("--components", str(PARTS))
@@ -186,6 +187,21 @@ async def test_priority_is_changed(shell: Shell, made: dict[str, str]) -> None:
     [changed] = [event for event in await shell.history(made["QUEUED"]) if event.type == "job.priority_changed"]
     assert (changed.data["was"], changed.data["priority"]) == ("MEDIUM", "CRITICAL")
     assert_refused(shell.run("jobs", "priority", made["QUEUED"], "URGENT"), 2, "'URGENT'", "CRITICAL")
+
+
+async def test_priority_of_many_is_changed(shell: Shell, made: dict[str, str]) -> None:
+    run = shell.run("jobs", "priorities", "high", "--status", "QUEUED,PAUSED", "--reason", "late")
+    assert "2 jobs have priority HIGH" in run.out
+    for status in ("QUEUED", "PAUSED"):
+        [changed] = [event for event in await shell.history(made[status]) if event.type == "job.priority_changed"]
+        assert (changed.data["was"], changed.data["priority"], changed.data["reason"]) == ("MEDIUM", "HIGH", "late")
+    before = [await shell.history(job_id) for status, job_id in made.items() if JobStatus(status).is_final]
+    everything = json.loads(shell.run("jobs", "priorities", "low", "--all", "--json").out)
+    assert everything["priority"] == "LOW" and everything["changed"] == len(made) - len(before)
+    assert before == [await shell.history(job_id) for status, job_id in made.items() if JobStatus(status).is_final]
+    assert_refused(shell.run("jobs", "priorities", "high"), 2, "--workflow", "--all")
+    assert_refused(shell.run("jobs", "priorities", "high", "--all", "--tag", "x"), 2, "--all")
+    assert_refused(shell.run("jobs", "priorities", "URGENT", "--all"), 2, "'URGENT'", "CRITICAL")
 
 
 async def test_retry_makes_a_new_job_that_takes_over_what_is_done(shell: Shell) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from openagents_json import JobManager
-from openagents_json.errors import InvalidTransition, JobNotFound
+from openagents_json.errors import InvalidInputs, InvalidQuery, InvalidTransition, JobNotFound
+from openagents_json.job.engine.asking import ASKED_AT_ONCE
 from tests.engine.support import Bench, final, history, on_every_store, seen, types, until
 
 pytestmark = on_every_store
@@ -241,6 +243,51 @@ async def test_jobs_run_by_priority_and_a_changed_one_moves(bench: Bench) -> Non
         for job_id in ids.values():
             assert await final(jobs, job_id) == "COMPLETED"
     assert bench.components.values == [ids[name] for name in ("late", "high", "medium", "low")]
+
+
+async def test_new_priority_of_many_reaches_queued_paused_and_running_jobs_and_passes_over_the_rest(
+    bench: Bench, jobs: JobManager
+) -> None:
+    running = await jobs.create_job(bench.one("gate"), tags=["x"], start=True)
+    await bench.gate().wait_entered()
+    note = bench.one("note", id="note")
+    ended = await jobs.create_job(note, tags=["x"], start=True)
+    assert await final(jobs, ended) == "COMPLETED"
+    created, other = await jobs.create_job(note, tags=["x"]), await jobs.create_job(note)
+    waits = bench.workflow({"id": "s", "signal": "go"}, id="waits")
+    paused = await jobs.create_job(waits, tags=["x"], start=True)
+    await jobs.pause_job(paused)
+    await jobs.wait_paused(paused)
+    assert await jobs.set_priorities("high", filters={"tags": "x"}, by="ada", reason="boss") == 3
+    assert await jobs.set_priorities("low", ids=[other, other, ended, "nobody"]) == 1
+    event = await seen(jobs, running, "job.priority_changed")
+    assert event.data == {"priority": "HIGH", "was": "MEDIUM", "by": "ada", "reason": "boss"}
+    for job_id, priority in ((created, "HIGH"), (paused, "HIGH"), (other, "LOW"), (ended, "MEDIUM")):
+        assert (await jobs.get_summary(job_id)).priority == priority
+
+
+async def test_what_is_asked_of_jobs_while_many_get_a_new_priority_is_carried_out(
+    bench: Bench, jobs: JobManager
+) -> None:
+    """Whoever finds a job held relies on its holder."""
+    note = bench.one("note", id="note")
+    ids = [await jobs.create_job(note) for _ in range(50)]
+    starts = [asyncio.create_task(jobs.start_job(job_id)) for job_id in ids]
+    assert await jobs.set_priorities("HIGH", ids=ids) == 50
+    await asyncio.gather(*starts)
+    assert [await final(jobs, job_id) for job_id in ids] == ["COMPLETED"] * 50
+
+
+async def test_many_that_are_asked_beyond_one_transaction_are_all_asked(bench: Bench) -> None:
+    async with bench.manager(worker=False) as jobs:
+        ids = await jobs.create_jobs(bench.one("note"), [{}] * (2 * ASKED_AT_ONCE + 1), start=True)
+        assert await jobs.set_priorities("HIGH", ids=ids) == len(ids)
+        assert {(await jobs.get_summary(job_id)).priority for job_id in ids} == {"HIGH"}
+        assert await jobs.store.read_leases(jobs.worker_id) == {}
+        with pytest.raises(InvalidInputs):
+            await jobs.set_priorities("URGENT", ids=ids)
+        with pytest.raises(InvalidQuery):
+            await jobs.set_priorities("HIGH", filters={"statsu": "QUEUED"})
 
 
 async def test_workflow_says_the_priority_unless_the_job_does(bench: Bench, jobs: JobManager) -> None:

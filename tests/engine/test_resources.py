@@ -13,8 +13,8 @@ from openagents_json import ComponentRegistry, JobManager, StepContext
 from openagents_json.errors import InvalidSettings, StoreUnavailable
 from openagents_json.ids import short_id
 from openagents_json.job.engine.admission import Needs
-from openagents_json.job.store import Commit
 from openagents_json.job.engine.telling import TELL_S
+from openagents_json.job.store import Commit
 from openagents_json.workflow.plan import Node
 from tests.engine.support import SAFETY_S, Bench, final, history, on_every_store, seen, until, vanish
 
@@ -48,7 +48,6 @@ async def begun(jobs: JobManager, flow: str, **options: Any) -> str:
     return job_id
 
 
-# ── at one worker ─────────────────────────────────────────────────────────────────────────────────────────────────
 # ── told to others ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -91,6 +90,7 @@ async def test_nothing_is_told_of_steps_that_wait_for_a_moment(bench: Bench) -> 
         bench.open_gates()
 
 
+# ── at one worker ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @on_every_store

@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from openagents_json import JobManager, StepContext
 from openagents_json.errors import InvalidTransition, JobNotFound, LeaseLost, StoreUnavailable
 from openagents_json.job.bus import Bus
+from openagents_json.job.engine.asking import Asker
 from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, Verb, resting
 from openagents_json.job.machine.turn import Turn
@@ -793,10 +794,10 @@ def _lose_requests(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_to_refuse(patch: pytest.MonkeyPatch) -> None:
-    async def agree(self: JobManager, job_id: str, verb: Verb) -> None:
+    async def agree(self: Asker, job_id: str, verb: Verb) -> None:
         """Everything is allowed."""
 
-    patch.setattr(JobManager, "_refuse_early", agree)
+    patch.setattr(Asker, "_refuse_early", agree)
 
 
 def _wake_nobody(patch: pytest.MonkeyPatch) -> None:

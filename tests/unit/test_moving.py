@@ -18,7 +18,7 @@ from openagents_json.ids import uuid7
 from openagents_json.job.machine import Requested, create
 from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.job.moving import FORMAT, Imported, checking, export_jobs, exporting, import_jobs, importing
-from openagents_json.job.store import Definition, MemoryJobStore, NewJob, row_of
+from openagents_json.job.store import Definition, MemoryJobStore, NewJob, choosing, row_of
 from openagents_json.job.store.contract.jobs import (
     QUIET,
     accept,
@@ -182,7 +182,7 @@ async def test_jobs_are_chosen_by_filters_and_ids(store: MemoryJobStore, clock: 
 async def test_all_pages_of_jobs_are_exported(
     store: MemoryJobStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "PAGE", 3)
+    monkeypatch.setattr(choosing, "PAGE", 3)
     accepted = [await accept(store, clock) for _ in range(9)]
     assert [line["id"] for line in lines_of(await export(store)) if line["type"] == "job"] == accepted
 

@@ -1,4 +1,4 @@
-"""What `openagents jobs start|pause|resume|cancel|priority|delete|cleanup` do."""
+"""What `openagents jobs start|pause|resume|cancel|priority|priorities|delete|cleanup` do."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from openagents_json.cli.exit_codes import Exit
 from openagents_json.cli.failures import UsageProblem, error_document, exit_code_of, show_error
+from openagents_json.cli.listing import Filters
 from openagents_json.cli.opening import asker, check_reason, opened
 from openagents_json.cli.output import Output
 from openagents_json.cli.showing import job_name
 from openagents_json.cli.stopping import Stop
 from openagents_json.cli.text import count
+from openagents_json.clock import SystemClock, as_datetime
 from openagents_json.errors import InvalidTransition, OpenAgentsError, StoreError
 from openagents_json.job.machine import allowed_verbs
 from openagents_json.job.manager import JobManager
@@ -173,6 +175,29 @@ def _sentence(verb: Verb, before: JobSummary, after: JobSummary | None) -> str:
         case "start" | "resume" if after.status == JobStatus.QUEUED:
             return f"{name} is QUEUED; a worker, or `openagents run --resume`, goes on with it"
     return f"{name} is {after.display_status}"
+
+
+def set_priorities(
+    level: str, filters: Filters, is_for_all: bool, by: str | None, reason: str | None, store: str | None,
+    output: Output,
+) -> int:  # fmt: skip
+    """Ask for the same priority of all jobs that fit."""
+    check_reason(reason)
+    query = filters.query(as_datetime(SystemClock().now_us()).astimezone())
+    if bool(query) == is_for_all:
+        raise UsageProblem("Say which jobs: with --status, --workflow, --tag, --share, --since or --until, or --all.")
+    return asyncio.run(_set_priorities(level, query, asker(by), reason, store, output))
+
+
+async def _set_priorities(
+    level: str, query: dict[str, Any], by: str | None, reason: str | None, store: str | None, output: Output
+) -> int:
+    async with opened(store) as jobs:
+        changed = await jobs.set_priorities(level, filters=query, by=by, reason=reason)
+    output.say(f"{count(changed, 'job')} {'has' if changed == 1 else 'have'} priority {level.upper()}")
+    if output.as_json:
+        output.document({"changed": changed, "priority": level.upper()})
+    return Exit.DONE
 
 
 def clean_up(days: float | None, store: str | None, output: Output) -> int:

@@ -11,11 +11,18 @@ from openagents_json.cli.options import (
     Budget,
     By,
     Components,
+    ErrorText,
     JobId,
     JobIds,
     Json,
+    OfWorkflows,
     Reason,
+    Share,
+    Since,
+    Statuses,
     Store,
+    Tags,
+    Until,
     WaitTimeout,
     WaitUntilSo,
 )
@@ -38,15 +45,13 @@ def jobs(context: typer.Context) -> None:
 @app.command("list", epilog=epilog())
 def list_(
     context: typer.Context,
-    status: Annotated[list[str] | None, typer.Option("--status", help="RUNNING, or several: RUNNING,QUEUED.")] = None,
-    workflow: Annotated[list[str] | None, typer.Option("--workflow", help="Id of the workflow; repeatable.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable, all must be there.")] = None,
-    share: Annotated[str | None, typer.Option("--share", metavar="KEY", help="Key of the share they count to.")] = None,
-    error: Annotated[str | None, typer.Option("--error", help="Part of the error's type or message.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Created since: 2026-01-31, 2026-01-31T12:00, or 2h, 3d ago.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Created before; as --since.")] = None,
+    status: Statuses = None,
+    workflow: OfWorkflows = None,
+    tag: Tags = None,
+    share: Share = None,
+    error: ErrorText = None,
+    since: Since = None,
+    until: Until = None,
     order: Annotated[
         str, typer.Option("--order", help="created_at, started_at, completed_at or priority; - is descending.")
     ] = "-created_at",
@@ -200,6 +205,32 @@ def priority(
     from openagents_json.cli.control import ask
 
     return ask("set priority of", [job], by, reason, store, output_of(context, as_json), priority=level)
+
+
+@app.command("priorities", epilog=epilog())
+def priorities(
+    context: typer.Context,
+    level: Annotated[str, typer.Argument(metavar="LEVEL", help="LOW, MEDIUM, HIGH or CRITICAL.")],
+    every: Annotated[bool, typer.Option("--all", help="All jobs that have not ended.")] = False,
+    status: Statuses = None,
+    workflow: OfWorkflows = None,
+    tag: Tags = None,
+    share: Share = None,
+    since: Since = None,
+    until: Until = None,
+    by: By = None,
+    reason: Reason = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> int:
+    """Change how urgent many jobs are: those that fit the options and have not ended."""
+    from openagents_json.cli.control import set_priorities
+    from openagents_json.cli.listing import Filters
+
+    filters = Filters(
+        tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), since=since, until=until, share=share
+    )
+    return set_priorities(level, filters, every, by, reason, store, output_of(context, as_json))
 
 
 @app.command("add-budget", epilog=epilog())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from openagents_json.cli.exit_codes import epilog
-from openagents_json.cli.options import Json
+from openagents_json.cli.options import ErrorText, Json, OfWorkflows, Since, Statuses, Tags, Until
 from openagents_json.cli.output import output_of
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The store, such as sqlite:///jobs.db.")]
@@ -27,14 +27,12 @@ def export(
         list[str] | None,
         typer.Argument(metavar="[JOB]…", help="Only these: ids, their beginnings or endings, or workflow/ending."),
     ] = None,
-    status: Annotated[list[str] | None, typer.Option("--status", help="RUNNING, or several: RUNNING,QUEUED.")] = None,
-    workflow: Annotated[list[str] | None, typer.Option("--workflow", help="Id of the workflow; repeatable.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable, all must be there.")] = None,
-    error: Annotated[str | None, typer.Option("--error", help="Part of the error's type or message.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Created since: 2026-01-31, 2026-01-31T12:00, or 2h, 3d ago.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Created before; as --since.")] = None,
+    status: Statuses = None,
+    workflow: OfWorkflows = None,
+    tag: Tags = None,
+    error: ErrorText = None,
+    since: Since = None,
+    until: Until = None,
     as_json: Json = False,
 ) -> int:
     """Write jobs with their definitions and histories to one file, which any store can import.

@@ -19,6 +19,15 @@ Workflows = Annotated[
     list[str] | None,
     typer.Option("--workflows", metavar="PATH", help="Definitions that jobs may start: a file or folder; repeatable."),
 ]
+Statuses = Annotated[list[str] | None, typer.Option("--status", help="RUNNING, or several: RUNNING,QUEUED.")]
+OfWorkflows = Annotated[list[str] | None, typer.Option("--workflow", help="Id of the workflow; repeatable.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeatable, all must be there.")]
+Share = Annotated[str | None, typer.Option("--share", metavar="KEY", help="Key of the share they count to.")]
+ErrorText = Annotated[str | None, typer.Option("--error", help="Part of the error's type or message.")]
+Since = Annotated[
+    str | None, typer.Option("--since", help="Created since: 2026-01-31, 2026-01-31T12:00, or 2h, 3d ago.")
+]
+Until = Annotated[str | None, typer.Option("--until", help="Created before; as --since.")]
 Store = Annotated[
     str | None,
     typer.Option(

@@ -25,11 +25,10 @@ from openagents_json.errors import (
     LeakNotFound,
     LeaseLost,
     ResultsNotReady,
-    StoreError,
     StoreUnavailable,
     WaitTimeout,
 )
-from openagents_json.ids import SHORT_LENGTH, uuid7
+from openagents_json.ids import SHORT_LENGTH
 from openagents_json.job.arguments import (
     REASON_CHARACTERS,
     aging_of,
@@ -49,8 +48,8 @@ from openagents_json.job.arguments import (
 )
 from openagents_json.job.bus import Bus, Listener, Subscription
 from openagents_json.job.engine import (
+    Asker,
     Expectations,
-    First,
     JobIsThere,
     JobMaker,
     KnownStates,
@@ -64,11 +63,12 @@ from openagents_json.job.engine import (
 from openagents_json.job.events import Event
 from openagents_json.job.explaining import Explanation, explain_job
 from openagents_json.job.health import health_of
-from openagents_json.job.machine import Decision, JobState, Verb, allowed_verbs, is_repeated, spoken
+from openagents_json.job.machine import JobState, Verb, allowed_verbs
 from openagents_json.job.model import Job, JobPriority, JobStatus, JobSummary, OutputText, Page, WorkerSummary
 from openagents_json.job.moving import Exported, Imported, export_jobs, import_jobs
 from openagents_json.job.reading import JobReader
-from openagents_json.job.store import JobStore, NewJob, Request, StoredJob, StoredLeak, make_store
+from openagents_json.job.store import JobStore, NewJob, StoredJob, StoredLeak, make_store
+from openagents_json.job.store.choosing import chosen
 from openagents_json.job.store.grants import Blocked
 from openagents_json.job.store.pauses import Pause, PauseKind
 from openagents_json.job.store.query import MAX_LIMIT, build_query, encode_cursor
@@ -78,8 +78,6 @@ from openagents_json.settings import Settings, load_settings
 from openagents_json.workflow import EnvironmentSecrets, SecretProvider, Workflow, WorkflowRegistry
 from openagents_json.workflow.plan import signal_problems
 
-ALLOWED_UNTIL_FINAL: tuple[Verb, ...] = ("signal", "set_priority")  # and the store knows a job that is final
-ASK_TRIES = 20  # a request that meets a job in the middle of a hand-over looks again so often
 EVENT_PAGE = 1_000
 MADE_AT_ONCE = 100  # of many new jobs, in one turn of the event loop
 _UNSAID: Any = object()  # no output was given: None is one
@@ -145,6 +143,7 @@ class JobManager:
             secrets or EnvironmentSecrets(),
             claims=worker,
         )
+        self._asker = Asker(self.store, self._worker, self._settler, self.clock)
         self._is_open = False
         self._was_closed = False
 
@@ -366,8 +365,8 @@ class JobManager:
             self._worker.due_changed()
         if state.status == JobStatus.QUEUED:
             self._worker.queue_changed(len(made))
-            if made[0][0].limit is not None:
-                self._worker.slots_changed(made[0][1])
+            if new.limit is not None:
+                self._worker.slots_changed(state)
 
     async def delete_job(self, job_id: str) -> None:
         """Delete a final or never started job and all that belongs to it. `InvalidTransition` for any other."""
@@ -433,6 +432,23 @@ class JobManager:
     ) -> None:
         """Change the priority; a queued job moves to its new place at once."""
         await self._ask(job_id, "set_priority", by, reason, {"priority": str(priority_of(priority))})
+
+    async def set_priorities(
+        self,
+        priority: str | JobPriority,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        ids: Sequence[str] = (),
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """`set_priority` of many jobs, many in a transaction: of those that fit the filters of `list_jobs`, or those of
+        these ids; how many have it now, or will when their workers have heard of it. Jobs that have ended, and ids of
+        none, are passed over. `InvalidQuery`."""
+        check_reason(reason)
+        self._check_open()
+        payload = {"priority": str(priority_of(priority))}
+        return await self._asker.ask_all(chosen(self.store, filters, ids), "set_priority", by, reason, payload)
 
     async def set_aging(self, aging_s: float | Literal["strict"]) -> None:
         """How many seconds a job waits in the queue to gain one level of priority, from now on, in all programs that
@@ -500,8 +516,11 @@ class JobManager:
         self, job_id: str, verb: Verb, by: str | None, reason: str | None, payload: dict[str, Any] | None = None,
         *, key: str | None = None,
     ) -> None:  # fmt: skip
-        """Put a request into the job's inbox. If nobody holds the job, carry it out here and now."""
         check_reason(reason)
+        self._check_open()
+        await self._asker.ask(job_id, verb, by, reason, payload, key=key)
+
+    def _check_open(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("The manager is not open; use `async with` it.")
 

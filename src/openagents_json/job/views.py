@@ -90,7 +90,7 @@ def status_of(
     """The detailed status: what is true now, and what was asked for and is not effective yet. `workers` are those that
     live and `limit` is what the store says of it, for a job that is QUEUED; `pauses` are those of the store,
     and `blocked` says which attempts of a job that is RUNNING wait for limits of their components; `short` is what its
-    steps wait for, if it runs here."""
+    steps wait for."""
     return {
         "id": state.job_id,
         "workflow_id": state.workflow_id,

@@ -19,7 +19,7 @@ Should both fail, the epoch still protects the job: whoever has an old one canno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -58,6 +58,12 @@ class Leases:
     async def hold(self, job_id: str, request: Request) -> Held | None:
         return await self._ask(self._store.hold(job_id, self._worker, request), _held)
 
+    async def hold_all(self, requests: Sequence[tuple[str, Request]]) -> Sequence[Held | BaseException | None]:
+        answers = await self._ask(self._store.hold_all(self._worker, requests), _each_held)
+        if any(isinstance(answer, BaseException) for answer in answers):
+            self._doubt()
+        return answers
+
     async def create_held(self, job: NewJob) -> Claim | None:
         return await self._ask(self._store.create_held(job), _one)
 
@@ -91,11 +97,20 @@ class Leases:
     async def commit(self, commit: Commit) -> None:
         try:
             await self._store.commit(commit)
-        except LeaseLost:
-            self.ended(commit.claim)
+        except LeaseLost as lost:
+            self._committed(commit, lost)
             raise
-        if commit.row.status != JobStatus.RUNNING:
+        self._committed(commit, None)
+
+    def _committed(self, commit: Commit, error: BaseException | None) -> None:
+        if isinstance(error, LeaseLost) or (error is None and commit.row.status != JobStatus.RUNNING):
             self.ended(commit.claim)
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[BaseException | None]:
+        errors = await self._store.commit_all(commits)
+        for commit, error in zip(commits, errors, strict=True):
+            self._committed(commit, error)
+        return errors
 
     async def release(self, claim: Claim) -> None:
         await self._store.release(claim)
@@ -144,5 +159,9 @@ def _one(claim: Claim | None) -> Iterable[Claim]:
     return [] if claim is None else [claim]
 
 
-def _held(held: Held | None) -> Iterable[Claim]:
-    return [] if held is None or held.claim is None else [held.claim]
+def _held(held: Held | BaseException | None) -> Iterable[Claim]:
+    return [held.claim] if isinstance(held, Held) and held.claim is not None else []
+
+
+def _each_held(answers: Sequence[Held | BaseException | None]) -> Iterable[Claim]:
+    return (claim for held in answers for claim in _held(held))

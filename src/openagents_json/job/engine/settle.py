@@ -7,11 +7,11 @@ the one way through the machine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from openagents_json.clock import Clock
-from openagents_json.errors import JobError, LimitReached, RequestsPending, StoreError, StoreUnavailable
+from openagents_json.errors import JobError, LeaseLost, LimitReached, RequestsPending, StoreError, StoreUnavailable
 from openagents_json.job.engine.exchange import as_requested, commit_of
 from openagents_json.job.engine.leases import Leases
 from openagents_json.job.engine.plans import Plans
@@ -64,6 +64,33 @@ class Settler:
             await self.settle_rest(claim.job_id)
         return decision
 
+    async def settle_all(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Settle the undrained requests of many jobs, many commits in a transaction. Those that it did not come to
+        that with are returned, still with their leases: the caller settles them, one by one. Raises nothing."""
+        commits, decided, left = [], [], []
+        for claim in claims:
+            try:
+                state = self._plans.fold(await self._plans.get(claim.definition_hash), claim.snapshot, claim.events)
+                previous = state.status
+                decision = self._decide(state, _to_take_in(claim, []))
+            except Exception:
+                left.append(claim)
+                continue
+            drained = [request.sequence for request in claim.requests]
+            now_us = self._clock.now_us()
+            commits.append(commit_of(claim, claim.last_event, previous, state, decision, drained, now_us))
+            decided.append((state, decision))
+        try:
+            errors: Sequence[BaseException | None] = await self.leases.commit_all(commits)
+        except StoreError as failure:
+            errors = [failure] * len(commits)
+        for commit, (state, decision), error in zip(commits, decided, errors, strict=True):
+            if error is None:
+                self.published(state, decision)
+            elif not isinstance(error, LeaseLost):  # then somebody else has the job
+                left.append(commit.claim)
+        return left
+
     async def run_at_once(self, claim: Claim, happenings: Iterable[Happening]) -> First | None:
         """The outcome of the first turn if the worker takes the job over. Its runner sees to all that follows."""
         first: First = asyncio.get_running_loop().create_future()
@@ -99,13 +126,7 @@ class Settler:
         for _ in range(SETTLE_TRIES):
             state = self._plans.fold(plan, claim.snapshot, claim.events)
             previous = state.status
-            decision = decide(
-                state,
-                [*happenings, *_to_take_in(claim, refused)],
-                now_us=self._clock.now_us(),
-                random=lambda: 0.5,
-                admit=no_slots,
-            )
+            decision = self._decide(state, [*happenings, *_to_take_in(claim, refused)])
             if not decision.events and not claim.requests:
                 await self.leases.release(claim)
                 self.published(state, decision)
@@ -124,6 +145,9 @@ class Settler:
             self.published(state, decision)
             return state.status, decision
         raise StoreError(f"Job {claim.job_id} got new requests {SETTLE_TRIES} times while it was to end.")
+
+    def _decide(self, state: JobState, happenings: Iterable[Happening]) -> Decision:
+        return decide(state, happenings, now_us=self._clock.now_us(), random=lambda: 0.5, admit=no_slots)
 
 
 def _to_take_in(claim: Claim, refused: Refused) -> list[Requested]:

@@ -774,7 +774,7 @@ class Worker:
     async def recover(self) -> int:
         """Put jobs of dead workers back where they belong; how many there were. Carry out requests that their askers
         left behind."""
-        await self._settle_requested()
+        await self.settle_requested()
         count = 0
         while claims := await self.leases.hold_orphans(SETTLE_BATCH):
             await self._settle_all(claims, lambda claim: Interrupted(claim.previous_owner), may_run=False)
@@ -789,9 +789,10 @@ class Worker:
         with contextlib.suppress(StoreError):  # the loop that looks for what askers left behind comes to it
             for job_id in await self.store.jobs_with_requests(self.id):
                 self.inbox_changed(job_id)
-            await self._settle_requested()
+            await self.settle_requested()
 
-    async def _settle_requested(self) -> None:
+    async def settle_requested(self) -> None:
+        """Carry out what was asked of jobs that nobody holds any more."""
         while claims := await self.leases.hold_requested(SETTLE_BATCH):
             await self._settle_all(claims, lambda claim: Tick())
 

@@ -32,15 +32,13 @@ from openagents_json.job.moving.format import (
 )
 from openagents_json.job.moving.masking import Masker, masked_chunk, masked_event, masked_leak, masked_request
 from openagents_json.job.store import JobStore
+from openagents_json.job.store.choosing import chosen
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk
-from openagents_json.job.store.query import build_query, encode_cursor
+from openagents_json.job.store.query import build_query
 from openagents_json.job.store.records import HISTORY_ROW_EVENTS, Definition
 from openagents_json.version import VERSION
 from openagents_json.workflow import EnvironmentSecrets, SecretProvider
-
-PAGE = 100  # jobs of a listing
-ORDER = "created_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ async def export_jobs(
     build_query(query)
     with _opened(target) as file:
         writing = _Writing(store, file, Masker(secrets or EnvironmentSecrets()))
-        done = await writing.all(_roots(store, ids, query))
+        done = await writing.all(chosen(store, query, ids))
         if isinstance(target, Path):
             await asyncio.to_thread(os.fsync, file.fileno())
     return done
@@ -109,23 +107,6 @@ async def _checked(store: JobStore, ids: Sequence[str]) -> list[str]:
                 f"Job {job_id} is a child of job {parent} and goes where that one goes: export {parent}."
             )
     return list(dict.fromkeys(ids))
-
-
-async def _roots(store: JobStore, ids: Sequence[str], query: Mapping[str, Any]) -> AsyncIterator[str]:
-    """Ids of the jobs to write, the oldest first, without those that come while this goes on."""
-    for job_id in ids:
-        yield job_id
-    newest = [] if ids else await store.list_jobs(build_query(limit=1))
-    cursor = None
-    while newest:
-        page = await store.list_jobs(build_query(query, order=ORDER, limit=PAGE, cursor=cursor))
-        for one in page:
-            if one.position > newest[0].position:
-                return
-            yield one.summary.id
-        if len(page) < PAGE:
-            return
-        cursor = encode_cursor(ORDER, *page[-1].position)
 
 
 class _Writing:

@@ -11,6 +11,7 @@ acknowledged, and it may or may not have happened; `read_leases` tells which lea
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -42,8 +43,8 @@ from openagents_json.job.store.records import (
     WorkerInfo,
 )
 from openagents_json.job.store.shares import StoredShare
-from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.job.store.shortages import Short, Shortages
+from openagents_json.job.store.upkeep import Flaw, StoreFacts, Vacuumed
 from openagents_json.resources import Offers
 
 DEFAULT_LEASE_S = 30.0
@@ -192,7 +193,6 @@ class JobStore(ABC):
         None when there is no such job. A final job takes no new requests: `Held(None, None)`.
         A key that was used for the job before, drained or not, puts nothing in."""
 
-    @abstractmethod
     async def hold_all(
         self, worker: str, requests: Sequence[tuple[str, Request]]
     ) -> Sequence[Held | BaseException | None]:
@@ -200,6 +200,7 @@ class JobStore(ABC):
         holds = (self.hold(job_id, worker, request) for job_id, request in requests)
         return await asyncio.gather(*holds, return_exceptions=True)
 
+    @abstractmethod
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         """Leases of one commit on jobs that nobody holds and whose timer is due, or whose deadline is at risk since."""
 
@@ -228,6 +229,10 @@ class JobStore(ABC):
         `RequestsPending` when the row is final and an undrained request stands in the inbox, `LimitReached` when the
         job, or a child, may not enter the queue (`job_id` says which); then nothing is written. Repeating a commit that
         was written changes nothing."""
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[BaseException | None]:
+        """`commit` of many jobs, each for itself: what it raises, or None."""
+        return await asyncio.gather(*(self.commit(one) for one in commits), return_exceptions=True)
 
     @abstractmethod
     async def release(self, claim: Claim) -> None:
@@ -307,6 +312,15 @@ class JobStore(ABC):
     async def read_blocked(self, job_id: str) -> list[Blocked]:
         """What attempts of a job wait for, as far as its worker has said: of each key the first `grants.WAITS_KEPT`."""
 
+    @abstractmethod
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        """What steps of jobs that the worker runs are short of, `shortages.MAX_JOBS` jobs at most, in place of all that
+        it has told before. Forgotten when the worker is."""
+
+    @abstractmethod
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        """What steps of a job that runs are short of, as far as the worker that holds it has told."""
+
     # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
@@ -319,15 +333,6 @@ class JobStore(ABC):
     async def read_output(
         self, job_id: str, path: str | None = None, attempt: int | None = None, after: int = 0, limit: int = 64
     ) -> list[StoredOutput]:
-    @abstractmethod
-    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
-        """What steps of jobs that the worker runs are short of, `shortages.MAX_JOBS` jobs at most, in place of all that
-        it has told before. Forgotten when the worker is."""
-
-    @abstractmethod
-    async def read_shortages(self, job_id: str) -> list[Short]:
-        """What steps of a job that runs are short of, as far as the worker that holds it has told."""
-
         """Chunks with sequences above `after`, in the order in which they were stored; of the step run at `path` and
         those inside it, and of one attempt, if these are given. Empty when there are none (or no such job)."""
 

@@ -18,8 +18,8 @@ MARGIN_US = SECOND_US  # and so much besides
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a job is to be done, when it has to begin for that (or go on) while it is QUEUED, and whether a worker has
-    found that it will perhaps be late."""
+    """When a job is to be done, when it has to begin for that (or go on) while it is QUEUED, whether it was found that
+    it will perhaps be late, and else, while nobody runs it, from when on that is so if it stays where it is."""
 
     at_us: int
     start_by_us: int | None = None

@@ -26,7 +26,7 @@ from openagents_json.job.store.limits import StoredLimit
 from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.output import OutputChunk, StoredOutput
 from openagents_json.job.store.pauses import Pause, PauseKind
-from openagents_json.job.store.postgres_driver import Connection, load
+from openagents_json.job.store.postgres_driver import Connection, Row, load
 from openagents_json.job.store.postgres_durations import learn, read_durations
 from openagents_json.job.store.postgres_faults import is_of_the_database, translate
 from openagents_json.job.store.postgres_grants import (

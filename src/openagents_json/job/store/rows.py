@@ -126,7 +126,7 @@ def moved_columns(job: MovedJob, aging_s: float) -> dict[str, Any]:
         "definition": new.definition.hash,
         "status": row.status.value,
         "rank": row.rank,
-        "sort_at": 0 if arrived is None else virtual_arrival_us(arrived, job.queued_total_us, row.rank, aging_s),
+        "sort_at": sort_at,
         "owner": job.keeper,
         "epoch": job.epoch,
         "last_event": row.last_event,

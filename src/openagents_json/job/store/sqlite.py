@@ -383,6 +383,11 @@ class SqliteJobStore(JobStore):
     async def commit(self, commit: Commit) -> None:
         await self._write("commit", (commit, history_rows(commit.events)))
 
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[BaseException | None]:
+        many = [(commit, history_rows(commit.events)) for commit in commits]
+        outcomes = await self._write("call", lambda connection: self._tables.commit_all(connection, many))
+        return [error for _, error in outcomes]
+
     async def create_all(self, jobs: Sequence[NewJob]) -> list[str]:
         many = [(job, history_rows(job.events)) for job in jobs]
         return await self._write(  # type: ignore[no-any-return]
@@ -441,6 +446,13 @@ class SqliteJobStore(JobStore):
 
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         return await self._write("hold", (job_id, worker, request))  # type: ignore[no-any-return]
+
+    async def hold_all(
+        self, worker: str, requests: Sequence[tuple[str, Request]]
+    ) -> Sequence[Held | BaseException | None]:
+        many = [(job_id, worker, request) for job_id, request in requests]
+        outcomes = await self._write("call", lambda connection: self._tables.hold_all(connection, many))
+        return [held if error is None else error for held, error in outcomes]
 
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         def call(connection: sqlite3.Connection) -> list[Claim]:
@@ -540,6 +552,17 @@ class SqliteJobStore(JobStore):
 
         return await self._read(question)
 
+    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
+        values = (worker, encode_shortages(shortages))
+        await self._write("call", lambda connection: self._tables.execute(connection, "shortages_put", values))
+
+    async def read_shortages(self, job_id: str) -> list[Short]:
+        def question(connection: sqlite3.Connection) -> list[Short]:
+            found = connection.execute(SQL["shortages_of"], (job_id,)).fetchone()
+            return shortages_of(found and found[0], job_id)
+
+        return await self._read(question)
+
     async def register_worker(self, worker: str, info: WorkerInfo = NOBODY) -> None:
         await self._write("call", lambda connection: self._workers.register(connection, worker, info))
 
@@ -553,17 +576,6 @@ class SqliteJobStore(JobStore):
         await self._write("call", lambda connection: self._workers.unregister(connection, worker, threads_run))
 
     async def bury_workers(self) -> int:
-    async def tell_shortages(self, worker: str, shortages: Shortages) -> None:
-        values = (worker, encode_shortages(shortages))
-        await self._write("call", lambda connection: self._tables.execute(connection, "shortages_put", values))
-
-    async def read_shortages(self, job_id: str) -> list[Short]:
-        def question(connection: sqlite3.Connection) -> list[Short]:
-            found = connection.execute(SQL["shortages_of"], (job_id,)).fetchone()
-            return shortages_of(found and found[0], job_id)
-
-        return await self._read(question)
-
         return int(await self._write("call", self._workers.bury))
 
     async def list_workers(self) -> list[StoredWorker]:

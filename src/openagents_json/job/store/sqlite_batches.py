@@ -81,6 +81,7 @@ _Row = tuple[
         int,
         int,
         int | None,
+        int,
     ],
     list[tuple[tuple[str, str, str | None, str | None, int, int], dict[str, Any]]],  # requests, the payload last
     list[list[Event]] | None,  # rows of the history
@@ -109,7 +110,9 @@ def leased_jobs(connection: sqlite3.Connection, keys: Sequence[int]) -> Iterator
             if events is not None:
                 events.sort(key=lambda event: event.number)
             key, limit, hold, overflow, slot = job[6:11]
-            yield LeasedJob(*job[:6], limit_in(key, limit, hold, overflow), slot == 1, *job[11:], requests, events)
+            yield LeasedJob(
+                *job[:6], limit_in(key, limit, hold, overflow), slot == 1, *job[11:15], bool(job[15]), requests, events
+            )
 
 
 def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

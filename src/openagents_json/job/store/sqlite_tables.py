@@ -52,11 +52,11 @@ class SqliteTables:
             answers = self._create_held_all(connection, [operation.argument for operation in held])
             outcomes.update(zip(held, answers, strict=True))
         if commits:
-            answers = self._commit_all(connection, [operation.argument for operation in commits])
+            answers = self.commit_all(connection, [operation.argument for operation in commits])
             outcomes.update(zip(commits, answers, strict=True))
         holds = [operation for operation in group if operation.kind == "hold"]
         if holds:
-            answers = self._hold_all(connection, [operation.argument for operation in holds])
+            answers = self.hold_all(connection, [operation.argument for operation in holds])
             outcomes.update(zip(holds, answers, strict=True))
         for operation in group:
             if operation.kind == "call":
@@ -212,7 +212,7 @@ class SqliteTables:
         self._write_jobs(connection, [(job, data)])
         return job.job_id
 
-    def _commit_all(
+    def commit_all(
         self, connection: sqlite3.Connection, commits: list[tuple[Commit, list[tuple[int, int, bytes]]]]
     ) -> list[Outcome]:
         """All commits of the group at once; only if a row does not match any more, one by one to find out which."""
@@ -221,7 +221,7 @@ class SqliteTables:
                 self._write_commits(connection, commits)
         except (_NotAsExpected, LimitReached, *OWN_FAULTS) as error:
             if len(commits) > 1:
-                return [outcome for one in commits for outcome in self._commit_all(connection, [one])]
+                return [outcome for one in commits for outcome in self.commit_all(connection, [one])]
             if isinstance(error, _NotAsExpected):
                 return [(None, self._why_refused(connection, commits[0][0]))]
             return [(None, error if isinstance(error, LimitReached) else self._translate(error))]
@@ -273,14 +273,14 @@ class SqliteTables:
             self._let_in(connection, entries, keys)  # a job and its children go together
         self.rows += len(commits) + len(history) + len(drained)
 
-    def _hold_all(self, connection: sqlite3.Connection, holds: list[tuple[str, str, Request]]) -> list[Outcome]:
+    def hold_all(self, connection: sqlite3.Connection, holds: list[tuple[str, str, Request]]) -> list[Outcome]:
         """All holds of the group at once; only if one of them cannot be, one by one to find out which."""
         if len(holds) == 1:
             return [self._call(connection, lambda connection: self._hold(connection, holds)[0])]
         held, error = self._call(connection, lambda connection: self._hold(connection, holds))
         if error is None:
             return [(one, None) for one in held]
-        return [outcome for one in holds for outcome in self._hold_all(connection, [one])]
+        return [outcome for one in holds for outcome in self.hold_all(connection, [one])]
 
     def _hold(self, connection: sqlite3.Connection, holds: list[tuple[str, str, Request]]) -> list[Held | None]:
         """Each (job id, worker, request) as if it came after the one before; but a claim has all their requests."""

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from openagents_json.clock import SECOND_US
+from openagents_json.job.machine import Released
 from openagents_json.job.model import JobPriority
 from openagents_json.job.store.arrival import STRICT_AGING_S
 from openagents_json.job.store.base import JobStore
-from openagents_json.job.store.contract.jobs import new_job
+from openagents_json.job.store.contract.jobs import claim_one, new_job, request, settle
 from openagents_json.job.store.limits import Limit
 from openagents_json.testing import FakeClock
 
@@ -48,8 +50,6 @@ class AgingContract:
         assert [claim.job_id for claim in claims] == [low, medium]
         assert claims[1].sort_at - claims[0].sort_at == 1_000_000
 
-    async def test_jobs_that_come_forward_get_the_slots(self, store: JobStore, clock: FakeClock) -> None:
-        limit = Limit("flow", 1)
     @pytest.mark.parametrize("due_in_s", [None, 60.0])
     async def test_of_two_that_stand_alike_the_one_that_has_begun_comes_first(
         self, store: JobStore, clock: FakeClock, due_in_s: float | None
@@ -64,6 +64,8 @@ class AgingContract:
         await settle(store, clock, new, request("start"))
         assert [claim.job_id for claim in await store.claim("w1", 2)] == [begun, new]
 
+    async def test_jobs_that_come_forward_get_the_slots(self, store: JobStore, clock: FakeClock) -> None:
+        limit = Limit("flow", 1)
         low = await store.create(replace(new_job(clock, priority=JobPriority.LOW), limit=limit))
         clock.advance(3 * HOUR_S)
         high = await store.create(replace(new_job(clock, priority=JobPriority.HIGH), limit=limit))

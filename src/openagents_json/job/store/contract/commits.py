@@ -126,6 +126,17 @@ class CommitContract(WithClock):
             expected = commits[index].expected + (0 if index in stale else len(commits[index].events))
             assert len(await history(store, holder.job_id)) == expected
 
+    async def test_many_at_once_are_each_for_themselves(self, store: JobStore, clock: FakeClock) -> None:
+        holders = [await begin(store, clock) for _ in range(4)]
+        commits = [holder.commit_of(holder.succeeded("first")) for holder in holders]
+        commits[1] = replace(commits[1], claim=replace(commits[1].claim, epoch=99))
+        errors = await store.commit_all(commits)
+        assert [type(error) for error in errors] == [type(None), LeaseLost, type(None), type(None)]
+        for holder, commit, error in zip(holders, commits, errors, strict=True):
+            expected = commit.expected + (len(commit.events) if error is None else 0)
+            assert len(await history(store, holder.job_id)) == expected
+        assert await store.commit_all([]) == []
+
     # ── repetition ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @pytest.mark.parametrize("status", [JobStatus.RUNNING, *SETTLED])

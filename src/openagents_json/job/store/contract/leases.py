@@ -27,6 +27,7 @@ from openagents_json.job.store.contract.jobs import (
     settle,
     summary,
 )
+from openagents_json.job.store.records import Held
 from openagents_json.resources import Offers
 from openagents_json.testing import FakeClock
 
@@ -218,6 +219,20 @@ class LeaseContract(WithClock):
         assert (held.claim.owner, held.claim.previous_owner, held.claim.last_event) == ("caller", None, 1)
         assert (await read(store, job_id)).owner == "caller"
         assert await store.read_requests(job_id) == [asked] == (await read(store, job_id)).requests
+
+    async def test_many_holds_at_once_answer_as_each_would(self, store: JobStore, clock: FakeClock) -> None:
+        final = await bring_to(store, clock, JobStatus.COMPLETED)
+        running = await begin(store, clock, "w1")
+        resting = await accept(store, clock, start=False)
+        asked = [final.job_id, running.job_id, resting, "nobody", resting]
+        requests = [(job_id, request("set_priority", f"key {n}")) for n, job_id in enumerate(asked)]
+        answers = await store.hold_all("caller", requests)
+        of_final, of_running, of_resting, of_nobody, of_repeated = answers
+        assert of_final == Held(None, None) and of_nobody is None
+        assert of_running == Held(None, "w1") and of_repeated == Held(None, "caller")
+        assert isinstance(of_resting, Held) and of_resting.claim is not None and of_resting.claim.owner == "caller"
+        assert [len(await store.read_requests(job_id)) for job_id in asked[:3]] == [0, 1, 2]
+        assert await store.hold_all("caller", []) == []
 
     async def test_hold_on_a_held_job_posts_and_names_its_owner(self, store: JobStore, clock: FakeClock) -> None:
         holder = await begin(store, clock)

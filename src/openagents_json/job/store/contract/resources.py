@@ -14,8 +14,8 @@ from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import Holder, WithClock, accept, assert_folds_to, begin, read, summary
 from openagents_json.job.store.contract.leases import having
 from openagents_json.job.store.records import WorkerInfo
-from openagents_json.resources import Offers
 from openagents_json.job.store.shortages import Short
+from openagents_json.resources import Offers
 from openagents_json.testing import FakeClock
 
 
@@ -106,7 +106,6 @@ class ResourceContract(WithClock):
         assert await claimed(store, having("tool.first", **dict.fromkeys(("nul", "a", "G" * 99), 9.0))) == []
         assert await claimed(store, having("tool.first", **dict.fromkeys(names, 1.0))) == ids
 
-    async def test_worker_says_what_it_has(self, store: JobStore) -> None:
     async def test_worker_tells_what_steps_of_its_jobs_are_short_of(self, store: JobStore, clock: FakeClock) -> None:
         await store.register_worker("w1")
         first, second = await begin(store, clock), await begin(store, clock)
@@ -137,6 +136,7 @@ class ResourceContract(WithClock):
         await store.register_worker("w1")
         assert await store.read_shortages(holder.job_id) == []
 
+    async def test_worker_says_what_it_has(self, store: JobStore) -> None:
         info = WorkerInfo("host", 7, "1.0", ("tool.first",), 256, {"gpu": 1, "cpu": 0.5})
         await store.register_worker("w1", info)
         [worker] = await store.list_workers()

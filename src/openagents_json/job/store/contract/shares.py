@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openagents_json.clock import SECOND_US
-from openagents_json.job.machine import Released
+from openagents_json.job.machine import Released, Requested, Tick
 from openagents_json.job.model import JobPriority, JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.contract.jobs import Holder, new_job, request
@@ -21,6 +21,7 @@ from openagents_json.job.store.moving import MovedJob
 from openagents_json.job.store.query import build_query
 from openagents_json.job.store.records import NewJob
 from openagents_json.testing import FakeClock
+from openagents_json.workflow import Retry
 
 TEN_S = 10 * SECOND_US
 
@@ -223,7 +224,6 @@ class ShareContract:
         assert summary is not None and summary.at_risk
         assert summary.deadline is not None and round(summary.deadline.timestamp() * SECOND_US) == at_us
 
-    # ── durations ──
     @pytest.mark.parametrize("status", [JobStatus.CREATED, JobStatus.QUEUED, JobStatus.WAITING, JobStatus.PAUSED])
     async def test_job_at_rest_is_looked_at_when_its_deadline_is_at_risk(
         self, store: JobStore, clock: FakeClock, status: JobStatus
@@ -266,6 +266,7 @@ class ShareContract:
         clock.advance(10.0)
         assert [claim.job_id for claim in await store.hold_due("w1", 9)] == [late[1], timer, late[0], both]
 
+    # ── durations ──
 
     async def test_durations_are_learned_the_latest_count_most(self, store: JobStore, clock: FakeClock) -> None:
         await store.learn([Sample("flow", "fetch", 1_000, 4), Sample("flow", WHOLE_JOB, 5_000, 1)])

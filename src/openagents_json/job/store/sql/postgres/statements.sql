@@ -244,7 +244,7 @@ moved AS (
       ELSE jobs.queued_us END,
     sort_at = CASE WHEN to_be.status = 'QUEUED'
       THEN (CASE WHEN jobs.status = 'QUEUED' THEN jobs.queued_us ELSE (SELECT now FROM moment) END)
-           - jobs.queued_total_us - to_be.rank * (SELECT aging_us FROM moment)
+           - jobs.queued_total_us - to_be.rank * (SELECT aging_us FROM moment) - (to_be.started_us IS NOT NULL)::int
       ELSE jobs.sort_at END,
     slot = CASE WHEN jobs.slot THEN to_be.completed_us IS NULL AND (to_be.status = 'RUNNING'
         OR (jobs.status = 'QUEUED' AND to_be.status = 'QUEUED')
@@ -664,6 +664,7 @@ FROM workers WHERE lease_until_us > (SELECT store_now($1)) AND NOT has_left ORDE
 WITH dead AS (DELETE FROM workers WHERE lease_until_us <= store_now($1) RETURNING id, has_left),
 ended AS (DELETE FROM abandoned USING dead WHERE abandoned.worker = dead.id RETURNING job, threads),
 let_go AS (DELETE FROM grants USING dead WHERE grants.worker = dead.id),
+told AS (DELETE FROM shortages USING dead WHERE shortages.worker = dead.id),
 ordered AS (SELECT job, sum(threads)::integer AS threads FROM ended GROUP BY job ORDER BY job),
 counted AS (UPDATE jobs SET abandoned = jobs.abandoned - ordered.threads FROM ordered WHERE jobs.key = ordered.job)
 SELECT count(*) FROM dead WHERE NOT has_left;
@@ -671,7 +672,6 @@ SELECT count(*) FROM dead WHERE NOT has_left;
 -- name: worker_left
 -- The worker is gone, but threads of it may run.
 UPDATE workers SET has_left = TRUE WHERE id = $1 RETURNING id;
-told AS (DELETE FROM shortages USING dead WHERE shortages.worker = dead.id),
 
 -- name: worker_delete
 -- The worker is gone.
@@ -1036,13 +1036,6 @@ DELETE FROM grants WHERE worker = $1 AND key = ANY($2::text[]);
 -- A worker is gone.
 DELETE FROM grants WHERE worker = $1;
 
--- name: buckets_put
--- Tokens were taken.
-INSERT INTO buckets (key, full_us) SELECT * FROM unnest($1::text[], $2::bigint[])
-ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
-
--- name: buckets_swept
--- Full buckets are as good as none. One that somebody else is writing is not full any more.
 -- name: shortages_put
 -- What steps of a worker's jobs are short of.
 INSERT INTO shortages (worker, told) VALUES ($1, $2) ON CONFLICT (worker) DO UPDATE SET told = excluded.told;
@@ -1055,6 +1048,13 @@ SELECT told FROM shortages JOIN jobs ON jobs.owner = shortages.worker WHERE jobs
 -- A worker is gone.
 DELETE FROM shortages WHERE worker = $1;
 
+-- name: buckets_put
+-- Tokens were taken.
+INSERT INTO buckets (key, full_us) SELECT * FROM unnest($1::text[], $2::bigint[])
+ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
+
+-- name: buckets_swept
+-- Full buckets are as good as none. One that somebody else is writing is not full any more.
 DELETE FROM buckets WHERE key IN (
   SELECT key FROM buckets WHERE full_us <= $1 ORDER BY full_us LIMIT $2 FOR UPDATE SKIP LOCKED);
 

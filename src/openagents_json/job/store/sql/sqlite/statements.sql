@@ -246,7 +246,8 @@ WHERE jobs.key = column1 AND owner IS column3;
 SELECT CAST('[' || group_concat(
   '[' || json_array(key, id, epoch, definition, last_event, snapshot_event,
                     limit_key, limit_max, limit_hold, limit_overflow, slot,
-                    CASE WHEN status = 'QUEUED' THEN sort_at END, rank, queued_total_us, share_tag_us)
+                    CASE WHEN status = 'QUEUED' THEN sort_at END, rank, queued_total_us, share_tag_us,
+                    started_us IS NOT NULL)
   || ',[' || coalesce((
     SELECT group_concat(
       '[' || json_array(inbox.key, kind, by, reason, at_us, sequence) || ',' || CAST(payload AS TEXT) || ']')
@@ -294,7 +295,7 @@ UPDATE jobs SET last_event = column5, rank = column6, progress = column7, curren
                 queued_us = CASE WHEN status <> 'QUEUED' AND column18 = 'QUEUED' THEN column17 ELSE queued_us END,
                 sort_at = CASE WHEN column18 = 'QUEUED'
                   THEN (CASE WHEN status = 'QUEUED' THEN queued_us ELSE column17 END)
-                    - queued_total_us - column6 * column21
+                    - queued_total_us - column6 * column21 - (column16 IS NOT NULL)
                   ELSE sort_at END,
                 slot = CASE WHEN column19 IS NOT NULL THEN min(slot, 0)
                   WHEN status = 'QUEUED' AND column18 = 'QUEUED' THEN slot
@@ -712,16 +713,6 @@ DELETE FROM grants WHERE key = ? AND worker = ?;
 -- What workers held that are not there any more.
 DELETE FROM grants WHERE worker NOT IN (SELECT id FROM workers);
 
--- name: buckets_of_keys
--- The buckets of some keys that are perhaps not full, given as a JSON array.
-SELECT key, full_us FROM buckets WHERE key IN (SELECT value FROM json_each(?));
-
--- name: bucket_put
--- Tokens were taken.
-INSERT INTO buckets (key, full_us) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
-
--- name: buckets_swept
--- Full buckets are as good as none.
 -- name: shortages_put
 -- What steps of a worker's jobs are short of.
 INSERT INTO shortages (worker, told) VALUES (?, ?) ON CONFLICT (worker) DO UPDATE SET told = excluded.told;
@@ -734,6 +725,16 @@ SELECT told FROM shortages JOIN jobs ON jobs.owner = shortages.worker WHERE jobs
 -- What workers told that are not there any more.
 DELETE FROM shortages WHERE worker NOT IN (SELECT id FROM workers);
 
+-- name: buckets_of_keys
+-- The buckets of some keys that are perhaps not full, given as a JSON array.
+SELECT key, full_us FROM buckets WHERE key IN (SELECT value FROM json_each(?));
+
+-- name: bucket_put
+-- Tokens were taken.
+INSERT INTO buckets (key, full_us) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET full_us = excluded.full_us;
+
+-- name: buckets_swept
+-- Full buckets are as good as none.
 DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE full_us <= ? ORDER BY full_us LIMIT ?);
 
 -- name: owner_of
