@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable
 from openagents_json.job.engine.processes import groups, proc
 
 ROUNDS = 50  # of looking for more; what forks faster than it is killed is given up
+# Looks in a row that find nothing more. One is not enough: what forks and ends all the time may have ended when its
+# turn comes, and its child may not have been there when the list was made.
+EMPTY_LOOKS = 3
 
 
 def kill_all(leader: int) -> list[proc.Entry] | None:
@@ -44,9 +47,11 @@ def _kill_until_none(find: Callable[[], Iterable[proc.Entry]]) -> list[proc.Entr
     group, which gets all of it at once; nobody joins a group of another session, so only descendants are in it."""
     killed: list[proc.Entry] = []
     known: set[tuple[int, str]] = set()
+    empty = 0
     for _ in range(ROUNDS):
         new = [one for one in find() if (one.pid, one.started) not in known]
-        if not new:
+        empty = 0 if new else empty + 1
+        if empty == EMPTY_LOOKS:
             break
         for one in new:
             known.add((one.pid, one.started))
