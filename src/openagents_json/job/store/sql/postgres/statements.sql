@@ -375,8 +375,8 @@ next AS MATERIALIZED (
   FROM found ORDER BY sort_at, key LIMIT $2
 ),
 leased AS (
-  UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key AND NOT next.is_paused
-  RETURNING jobs.key
+  UPDATE jobs SET owner = $1, epoch = epoch + 1 WHERE key = ANY (ARRAY(SELECT key FROM next WHERE NOT is_paused))
+  RETURNING key
 )
 SELECT key, FALSE AS is_paused, NULL::text AS requires FROM leased
 UNION ALL SELECT key, TRUE, requires FROM next WHERE is_paused;
@@ -402,7 +402,7 @@ RETURNING jobs.key;
 WITH ordered AS MATERIALIZED (
   SELECT key FROM jobs WHERE workflow_id = $1 AND aside ORDER BY key FOR NO KEY UPDATE
 )
-UPDATE jobs SET aside = FALSE FROM ordered WHERE jobs.key = ordered.key;
+UPDATE jobs SET aside = FALSE WHERE key = ANY (ARRAY(SELECT key FROM ordered));
 
 -- name: first_waiting
 -- The job that a claim would take first; as there, but nothing is locked ($1 and $3: what the worker has; $2: sets of
@@ -497,8 +497,8 @@ risks AS (
   ORDER BY risk_us, key LIMIT $2 - (SELECT count(*) FROM timers) FOR NO KEY UPDATE SKIP LOCKED
 ),
 next AS (SELECT key FROM timers UNION ALL SELECT key FROM risks)
-UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
-RETURNING jobs.key, NULL::text AS previous;
+UPDATE jobs SET owner = $1, epoch = epoch + 1 WHERE key = ANY (ARRAY(SELECT key FROM next))
+RETURNING key, NULL::text AS previous;
 
 -- name: lease_requested
 -- Jobs that nobody holds and that somebody asks something of.
@@ -506,8 +506,8 @@ WITH next AS (
   SELECT key FROM jobs WHERE owner IS NULL AND completed_us IS NULL
   AND key IN (SELECT job FROM inbox WHERE NOT drained) ORDER BY key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
-RETURNING jobs.key, NULL::text AS previous;
+UPDATE jobs SET owner = $1, epoch = epoch + 1 WHERE key = ANY (ARRAY(SELECT key FROM next))
+RETURNING key, NULL::text AS previous;
 
 -- name: lease_orphans
 -- Jobs of others that do not live: `workers_dead` goes before.
