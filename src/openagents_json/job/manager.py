@@ -554,8 +554,8 @@ class JobManager:
             retries = [one.summary.id for one in await self.store.list_jobs(query)]
         short = await self._worker.why_waits(job_id) if status == JobStatus.RUNNING else ()
         workers = await self.store.list_workers() if status == JobStatus.QUEUED else []
-        limit = await self.store.read_limit(job_id) if status == JobStatus.QUEUED else None
-        pauses = await self.store.list_pauses() if status in (JobStatus.QUEUED, JobStatus.RUNNING) else []
+        limit = None if status.is_final or status == JobStatus.RUNNING else await self.store.read_limit(job_id)
+        pauses = [] if status.is_final else await self.store.list_pauses()
         blocked = await self._blocked(job_id) if status == JobStatus.RUNNING else []
         summary, requests, state = await self._reader.read(job_id)
         return status_of(state, summary, requests, retries, workers, limit, pauses, blocked, short)

@@ -88,9 +88,9 @@ def status_of(
     short: Sequence[Short] = (),
 ) -> dict[str, Any]:
     """The detailed status: what is true now, and what was asked for and is not effective yet. `workers` are those that
-    live and `limit` is what the store says of it, for a job that is QUEUED; `pauses` are those of the store,
-    and `blocked` says which attempts of a job that is RUNNING wait for limits of their components; `short` is what its
-    steps wait for."""
+    live, for a job that is QUEUED, and `limit` is what the store says of it, for one that is not RUNNING; `pauses` are
+    those of the store, and of a job that is RUNNING `blocked` says which attempts wait for limits of their components,
+    `short` for which resources."""
     return {
         "id": state.job_id,
         "workflow_id": state.workflow_id,
@@ -160,7 +160,7 @@ def _waiting_for(
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
     held_up = _pauses_of(state, pauses)
     waits += [_paused(pause) for pause in held_up]
-    if state.status == JobStatus.QUEUED and limit is not None and not limit.has_slot:
+    if limit is not None and not limit.has_slot and (state.status == JobStatus.QUEUED or limit.is_full):
         waits.append(_slot(limit))
     elif state.status == JobStatus.QUEUED and not held_up:
         waits.append(_worker(state, workers))
@@ -191,16 +191,29 @@ def _waiting_for(
 def _pauses_of(state: JobState, pauses: Sequence[Pause]) -> list[Pause]:
     """The pauses that keep a job from going on: that of its workflow, and those of all components that it could go on
     with when a worker takes it."""
-    if state.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+    if state.is_final:
         return []
     is_going_on = state.cancel is not None or state.outcome is not None
     found = [one for one in pauses if one.kind == "workflow" and one.name == state.workflow_id and not is_going_on]
-    if state.status == JobStatus.QUEUED:
+    if state.status != JobStatus.RUNNING:
         paused = {one.name: one for one in pauses if one.kind == "component"}
-        required = components_of(state.required)
-        if required and all(name in paused for name in required):
-            found += [paused[name] for name in required]
+        names = _next_components(state) if paused else ()
+        if names and all(name in paused for name in names):
+            found += [paused[name] for name in names]
     return found
+
+
+def _next_components(state: JobState) -> Sequence[str]:
+    """Those with which a worker that takes the job begins; none if it can do something else, or nobody knows."""
+    if state.required:
+        return components_of(state.required)
+    names = set()
+    for path in state.ready:
+        component = state.node(state.runs[path]).component
+        if component is None or not component.is_constant:
+            return ()
+        names.add(str(component.source))
+    return sorted(names)
 
 
 def _paused(pause: Pause) -> dict[str, Any]:

@@ -21,6 +21,9 @@ STARTS_NEEDED = 3  # fewer say nothing of how fast jobs begin
 LATE_S = 1.0  # a step whose time has come begins sooner if it can
 STARTS_ARE_OLD_S = 600.0  # the last one is so long ago: then they say nothing any more
 
+# What a job in these may have to wait for in the queue is said now. When one that waits comes there, nobody knows.
+MAY_COME_NEXT = (JobStatus.CREATED, JobStatus.QUEUED, JobStatus.PAUSED)
+
 Entry = Mapping[str, Any]
 
 
@@ -44,7 +47,7 @@ class Facts:
 def blockers_of(facts: Facts) -> list[Blocker]:
     """All that has to go before the job can go on, in the order in which it has to."""
     found = [*_requests(facts), *_waits(facts)]
-    if facts.status["status"] == JobStatus.QUEUED and (blocker := _queue(facts)) is not None:
+    if facts.status["status"] in MAY_COME_NEXT and (blocker := _queue(facts)) is not None:
         found.append(blocker)
     return sorted(found, key=lambda one: _ORDER.get(one.kind, len(_ORDER)))
 
@@ -88,18 +91,21 @@ def _late(retry: Entry) -> str:
 
 
 def _queue(facts: Facts) -> Blocker | None:
-    """Who stands before it, or that every slot is taken. None if it is not the queue that it waits for."""
+    """Who stands before it, or that every slot is taken, or that no worker lives. None if it is none of that, or is
+    said already."""
     place, able = facts.place, able_workers(facts)
-    if place is None or not able:
-        return None
-    command = f"openagents jobs priority {facts.name} CRITICAL"
-    details = {"ahead": place.ahead, "room_by": place.room_by}
-    since = as_datetime(place.queued_us)
-    if place.ahead:
-        first = place.first[0]
-        many = "1 job stands" if place.ahead == 1 else f"{place.ahead:,} jobs stand"
-        message = f"{many} before it in the queue; the first is {short_id(first.job_id)} ({_priority(first.rank)})."
-        return Blocker("queue", message, since, None, command if _may_rise(place) else None, details)
+    if not able:
+        is_said = facts.status["status"] == JobStatus.QUEUED
+        return None if is_said else Blocker("worker", "No worker lives.", command="openagents worker")
+    since = details = None
+    if place is not None:
+        since, details = as_datetime(place.queued_us), {"ahead": place.ahead, "room_by": place.room_by}
+        if place.ahead:
+            first = place.first[0]
+            many = "1 job stands" if place.ahead == 1 else f"{place.ahead:,} jobs stand"
+            message = f"{many} before it in the queue; the first is {short_id(first.job_id)} ({_priority(first.rank)})."
+            command = f"openagents jobs priority {facts.name} CRITICAL" if _may_rise(place) else None
+            return Blocker("queue", message, since, None, command, details)
     if any(one.jobs < one.info.max_jobs for one in able):
         return None
     slots = sum(one.info.max_jobs for one in able)
@@ -109,8 +115,9 @@ def _queue(facts: Facts) -> Blocker | None:
         if len(able) == 1
         else f"All {len(able)} workers that can run it are busy"
     )
-    room = " A job is making room for it." if place.room_by is not None else ""
-    return Blocker("queue", f"It is the next. {many}: {taken}.{room}", since, None, None, details)
+    is_next = "" if place is None else "It is the next. "
+    room = "" if place is None or place.room_by is None else " A job is making room for it."
+    return Blocker("queue", f"{is_next}{many}: {taken}.{room}", since, None, None, details or {})
 
 
 def able_workers(facts: Facts) -> list[StoredWorker]:

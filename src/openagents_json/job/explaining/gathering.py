@@ -10,6 +10,7 @@ from openagents_json.clock import Clock, as_datetime
 from openagents_json.ids import short_id
 from openagents_json.job.events import Event
 from openagents_json.job.explaining.blockers import (
+    MAY_COME_NEXT,
     Facts,
     blockers_of,
     estimate_of,
@@ -44,7 +45,7 @@ async def explain_job(store: JobStore, clock: Clock, ask_status: AskStatus, job_
         required=await _required(store, job_id) if is_queued else (),
         place=place,
         aging_s=store.aging_s,
-        workers=await store.list_workers() if is_queued else (),
+        workers=await store.list_workers() if status["status"] in MAY_COME_NEXT else (),
         starts=[] if place is None else await _starts(store),
         now=as_datetime(clock.now_us()),
     )

@@ -63,6 +63,11 @@ class StoredLimit:
     has_slot: bool
     held_by: Sequence[str]  # ids of those that have a slot of its key, `HOLDERS_SHOWN` at most, the oldest first
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all slots of its key are taken, as far as `held_by` shows."""
+        return len(self.held_by) >= min(self.limit.limit, HOLDERS_SHOWN)
+
 
 def limit_key(workflow_id: str, value: Any = ALL_JOBS) -> str:
     """The key of a workflow's limit for one value, or for all its jobs."""
