@@ -47,13 +47,13 @@ async def main(url: str, as_md: bool, is_quick: bool, has_backlog: bool) -> None
     print(f"PostgreSQL {await connection.fetchval('SHOW server_version')}, ", end="")
     print(f"fsync {await connection.fetchval('SHOW fsync')}, ", end="")
     print(f"synchronous_commit {await connection.fetchval('SHOW synchronous_commit')}\n", flush=True)
-    small = 10 if is_quick else 1
+    small, pairs = (10, 1) if is_quick else (1, PAIRS)
     try:
         figures = [
-            await _many(connection, url, "one-step jobs", "jobs/s", 5_000 // small, 1, 3_000),
-            await _many(connection, url, "200 jobs × 10 steps", "steps/s", 200 // small, 10, 8_000),
-            await _chain(connection, url, 1 if is_quick else PAIRS),
-            await _two_workers(connection, url, 2_000 // small, 1 if is_quick else PAIRS),
+            await _many(connection, url, "one-step jobs", "jobs/s", 5_000 // small, 1, 3_000, pairs),
+            await _many(connection, url, "200 jobs × 10 steps", "steps/s", 200 // small, 10, 8_000, pairs),
+            await _chain(connection, url, pairs),
+            await _two_workers(connection, url, 2_000 // small, pairs),
             *await _reach(connection, url),
         ]
         if has_backlog:
@@ -63,11 +63,18 @@ async def main(url: str, as_md: bool, is_quick: bool, has_backlog: bool) -> None
     print((as_markdown if as_md else as_text)(figures, "bare PostgreSQL"))
 
 
-async def _many(connection: Any, url: str, name: str, unit: str, jobs: int, steps: int, target: float) -> Figure:
-    schema = await _new_schema(connection)
-    run = await workloads.chains(f"{url}{_mark(url)}schema={schema}", jobs, steps)
-    seconds = await _replay(url, await _new_schema(connection), await _rows_of(connection, schema), CLIENTS)
-    return Figure(name, run.steps / run.seconds, unit, at_least=target, bare=run.steps / seconds)
+async def _many(
+    connection: Any, url: str, name: str, unit: str, jobs: int, steps: int, target: float, pairs: int
+) -> Figure:
+    ours, bare = [], []
+    for _ in range(pairs):
+        schema = await _new_schema(connection)
+        run = await workloads.chains(f"{url}{_mark(url)}schema={schema}", jobs, steps)
+        seconds = await _replay(url, await _new_schema(connection), await _rows_of(connection, schema), CLIENTS)
+        ours.append(run.steps / run.seconds)
+        bare.append(run.steps / seconds)
+    ratio = statistics.median(one / other for one, other in zip(ours, bare, strict=True))
+    return Figure(name, statistics.median(ours), unit, at_least=target, bare=statistics.median(bare), ratio=ratio)
 
 
 async def _chain(connection: Any, url: str, pairs: int) -> Figure:

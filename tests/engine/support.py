@@ -343,7 +343,7 @@ async def vanish(jobs: JobManager) -> None:
     """End a manager as a killed process would: nothing is said, nothing is given back. Only for these tests."""
     worker = jobs._worker
     tasks: list[asyncio.Future[Any]] = [*worker._tasks, *worker._loops, *worker._upkeep]
-    attempts = [attempt for runner in worker.runners.values() for attempt in runner._attempts.values()]
+    attempts = [attempt for runner in worker.runners.values() for attempt in runner._running._attempts.values()]
     tasks += [attempt._code.done for attempt in attempts if attempt._code is not None]
     if worker._heart is not None:
         worker._heart.stop()

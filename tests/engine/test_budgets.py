@@ -116,7 +116,7 @@ async def staying(bench: Bench, jobs: JobManager, isolation: str, **step: Any) -
     if isolation == "process":
         await bench.appears("started")
     runner = jobs._worker.runners[job_id]
-    await until(lambda: runner._spending._total.get("tokens") == 10)
+    await until(lambda: runner._running._spending._total.get("tokens") == 10)
     return job_id
 
 

@@ -15,6 +15,7 @@ from openagents_json.job.events import Event
 from openagents_json.job.machine import (
     JobState,
     Requested,
+    Terms,
     Verb,
     allowed_verbs,
     apply,
@@ -22,7 +23,6 @@ from openagents_json.job.machine import (
     fold,
     is_repeated,
     new_state,
-    no_slots,
     refuse,
 )
 from openagents_json.job.model import JobStatus
@@ -126,7 +126,7 @@ class Shadow:
     def next_events(self, asked: Asked, now_us: int) -> list[tuple[str, dict[str, Any]]]:
         """What a verb records on a job that nobody runs and whose inbox is empty."""
         state = fold(self.plan, self.events)
-        decision = decide(state, [asked.as_requested()], now_us=now_us, random=lambda: 0.5, admit=no_slots)
+        decision = decide(state, [asked.as_requested()], now_us, Terms())
         return [(event.type, event.data) for event in decision.events]
 
     async def check_row(self, store: JobStore) -> None:

@@ -61,7 +61,7 @@ class Host:
 
     def runs(self, context: StepContext) -> bool:
         runner = self.manager._worker.runners.get(context.job_id)
-        return runner is not None and any(one.context is context for one in runner._attempts.values())
+        return runner is not None and any(one.context is context for one in runner._running._attempts.values())
 
 
 class World:

@@ -168,23 +168,24 @@ class Bus:
 
     def publish(self, state: JobState, events: Sequence[Event]) -> None:
         """Tell of committed events of a job of this process."""
-        if not state.is_final:
+        job_id, is_final = state.job_id, state.is_final
+        if not is_final:
             if len(self._alive) < KNOWN_ALIVE:
-                self._alive[state.job_id] = state.plan.workflow.content_hash
+                self._alive[job_id] = state.plan.workflow.content_hash
         else:
-            self._alive.pop(state.job_id, None)
-            self._finals[state.job_id] = state
+            self._alive.pop(job_id, None)
+            self._finals[job_id] = state
             if len(self._finals) > RECENT_FINALS:
                 self._finals.popitem(last=False)
         if self._subscriptions:
             for event in events:
-                self._hand(state.job_id, event)
-        for live in self._live.get(state.job_id, ()):
+                self._hand(job_id, event)
+        for live in self._live.get(job_id, ()):
             live.number = state.number
-        for reader in self._readers.get(state.job_id, ()):
+        for reader in self._readers.get(job_id, ()):
             reader.set()
-        if state.is_final:
-            for reader in self._waiters.get(state.job_id, ()):
+        if is_final:
+            for reader in self._waiters.get(job_id, ()):
                 reader.set()
 
     def tell(self, job_id: str, event: Event) -> None:

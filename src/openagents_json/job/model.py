@@ -49,8 +49,13 @@ class JobPriority(StrEnum):
         return _BY_RANK[rank]
 
 
-_RANKS = {JobPriority.LOW: 0, JobPriority.MEDIUM: 1, JobPriority.HIGH: 2, JobPriority.CRITICAL: 3}
-_BY_RANK = {rank: priority for priority, rank in _RANKS.items()}
+_RANKS: dict[str, int] = {JobPriority.LOW: 0, JobPriority.MEDIUM: 1, JobPriority.HIGH: 2, JobPriority.CRITICAL: 3}
+_BY_RANK = {rank: JobPriority(priority) for priority, rank in _RANKS.items()}
+
+
+def rank_of(priority: str) -> int:
+    """The rank of a priority by its name."""
+    return _RANKS[priority]
 
 
 class StepStatus(StrEnum):

@@ -33,6 +33,7 @@ from openagents_json.job.machine import (
     StepRun,
     Stop,
     Takeover,
+    Terms,
     Tick,
     Verb,
     create,
@@ -130,10 +131,7 @@ class Drive:
         """One turn, as the runner makes it: with the wish to give the job back as long as it is not fulfilled."""
         was_final, progress = self.state.is_final, self.state.progress
         wanted = [Released(self.releasing)] if self.releasing and self.state.status == JobStatus.RUNNING else []
-        decision = decide(
-            self.state,
-            [*happenings, *wanted],
-            now_us=self.now_us,
+        terms = Terms(
             random=lambda: self.random,
             admit=self._admit,
             spawn=self.spawn,
@@ -144,6 +142,7 @@ class Drive:
             granted=self.granted,
             out_of_reach=lambda component, node: self.out_of_reach.get(node.id),
         )
+        decision = decide(self.state, [*happenings, *wanted], self.now_us, terms)
         assert not (was_final and decision.events), "a final state changed"
         self.history += decision.events
         if decision.events:

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from openagents_json.clock import SECOND_US
-from openagents_json.job.machine import NONE_ALIKE, Claimed, Interrupted, NoneAlike, StepRun, Tick, create, decide
+from openagents_json.job.machine import (
+    NONE_ALIKE,
+    Claimed,
+    Interrupted,
+    NoneAlike,
+    StepRun,
+    Terms,
+    Tick,
+    create,
+    decide,
+)
 from openagents_json.job.machine.decide import MAX_DEATHS
 from openagents_json.job.model import JobStatus
 from openagents_json.workflow import limits
@@ -251,9 +261,9 @@ def test_refusal_of_one_kind_of_slot_lets_the_others_start() -> None:
     def admit(component: str, node: Node | None) -> bool | None:
         return component != "threaded"
 
-    decision = decide(state, [Claimed("w", 1)], now_us=START_US, random=lambda: 0.5, admit=admit)
+    decision = decide(state, [Claimed("w", 1)], START_US, Terms(admit=admit))
     assert [one.run.path for one in decision.calls] == ["b"]
-    decision = decide(state, [Tick()], now_us=START_US, random=lambda: 0.5, admit=lambda component, node: True)
+    decision = decide(state, [Tick()], START_US, Terms(admit=lambda component, node: True))
     assert [one.run.path for one in decision.calls] == ["a", "c"]
 
 
@@ -272,9 +282,9 @@ def test_kind_of_which_none_can_start_is_asked_for_once_a_turn() -> None:
                 heard.append(node.id)  # noqa: B023
                 return answer  # noqa: B023
 
-            decision = decide(state, [happening], now_us=START_US, random=lambda: 0.5, admit=admit)
-            assert sorted(heard) == sorted(asked) and decision.calls == []
-        decision = decide(state, [Tick()], now_us=START_US, random=lambda: 0.5, admit=lambda component, node: True)
+            decision = decide(state, [happening], START_US, Terms(admit=admit))
+            assert sorted(heard) == sorted(asked) and not decision.calls
+        decision = decide(state, [Tick()], START_US, Terms(admit=lambda component, node: True))
         assert len(decision.calls) == 6
 
 
@@ -285,15 +295,11 @@ def test_turn_of_a_job_with_thousands_of_steps_that_wait_costs_as_much_as_of_a_f
         drive = Drive([{"id": "each", "foreach": list(range(count)), "steps": [call("c")]}], slots=0)
         tick, now_us = [Tick()], drive.now_us
         for _ in range(2):  # the first one prepares them
-            lines = lines_run(lambda: decide(drive.state, tick, now_us=now_us, random=_half, admit=_none_alike))
+            lines = lines_run(lambda: decide(drive.state, tick, now_us, Terms(admit=_none_alike)))
         assert len(drive.state.startable) == count
         return lines
 
     assert lines_of_a_turn(10_000) == lines_of_a_turn(10)
-
-
-def _half() -> float:
-    return 0.5
 
 
 def _none_alike(component: str, node: Node | None) -> NoneAlike:
@@ -376,7 +382,7 @@ def test_endless_retrying_ends_at_the_limit_of_events() -> None:
 def test_foreach_has_at_most_10000_items(count: int, status: JobStatus) -> None:
     plan = plan_of([{"id": "f", "foreach": "{{ inputs.rows }}", "steps": [{"id": "i", "set": "{{ item }}"}]}])
     state, _ = create(plan, "job-1", {"rows": list(range(count))}, now_us=START_US, start=True)
-    decide(state, [Claimed("w", 1)], now_us=START_US, random=lambda: 0.5, admit=lambda component, node: True)
+    decide(state, [Claimed("w", 1)], START_US, Terms(admit=lambda component, node: True))
     assert state.status == status
     if status == JobStatus.FAILED:
         assert state.errors[0]["type"] == "limit.foreach_items"

@@ -233,7 +233,7 @@ def test_worker_that_stops_gives_the_job_back_when_its_attempts_have_ended() -> 
     drive.release("shutdown")
     assert str(drive.status) == "RUNNING"
     decision = drive.succeed("a")
-    assert decision.calls == []
+    assert not decision.calls
     assert (drive.status, drive.last("job.queued")) == (JobStatus.QUEUED, {"reason": "shutdown"})
     drive.claim("worker-2")
     assert drive.types[-2:] == ["job.continued", "attempt.started"]

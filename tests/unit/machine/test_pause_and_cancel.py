@@ -21,7 +21,7 @@ RETRY = {"max_attempts": 3, "delay_seconds": 60.0}
 def test_pause_lets_attempts_finish_and_starts_nothing() -> None:
     drive = Drive(WIDE)
     decision = drive.request("pause", by="ann", reason="lunch")
-    assert decision.stops == []
+    assert not decision.stops
     assert (drive.status, drive.state.pause_requested) == (JobStatus.RUNNING, True)
     assert drive.last("job.pause_requested") == {"by": "ann", "reason": "lunch"}
     drive.succeed("a")
@@ -51,7 +51,7 @@ def test_resume_before_the_pause_is_true_withdraws_the_mark() -> None:
     drive.succeed("a")
     decision = drive.resume()
     assert drive.types[-1] == "job.pause_withdrawn"
-    assert decision.calls == []
+    assert not decision.calls
     drive.succeed("b")
     assert drive.running == ["c"]
 
@@ -123,7 +123,7 @@ def test_resume_beside_the_pause_that_a_dead_worker_has_not_seen_is_heeded() -> 
     drive = Drive(WIDE)
     pause, resume = Requested("pause", "ann", None), Requested("resume", "ann", None)
     decision = drive.turn(Interrupted("worker-1"), pause, resume)
-    assert decision.refused == []
+    assert not decision.refused
     assert drive.types[-3:] == ["job.queued", "job.pause_requested", "job.pause_withdrawn"]
     assert (drive.status, drive.state.pause_requested) == (JobStatus.QUEUED, False)
     drive.claim("worker-2")

@@ -16,7 +16,7 @@ from openagents_json.errors import ComponentError, ExpressionError, FatalError
 from openagents_json.job.engine.admission import Grant
 from openagents_json.job.engine.attempt import Attempt
 from openagents_json.job.engine.capacities import CallLimits
-from openagents_json.job.engine.link import AttemptLink, Spend, Track
+from openagents_json.job.engine.link import AttemptLink, Spends, Tracks, Which
 from openagents_json.job.machine import (
     AttemptFailed,
     AttemptStopped,
@@ -57,8 +57,8 @@ def make_attempt(
     grant: Grant,
     report: Callable[[Attempt, Happening], None],
     ended: Callable[[Attempt], None],
-    track: Track,
-    spend: Spend,
+    tracks: Tracks,
+    spends: Spends,
 ) -> Attempt:
     """The attempt of a step run, not begun yet. A component that is missing here lets it fail when it begins."""
     node, name = state.node(run), run.component or ""
@@ -74,7 +74,7 @@ def make_attempt(
         f"{state.job_id}/{run.path}",
         run.token,
         deadline_us=None if timeout_s is None else worker.clock.now_us() + round(timeout_s * SECOND_US),
-        link=AttemptLink(worker, state.job_id, run.path, secrets, run.attempt, output, track, spend),
+        link=AttemptLink(worker, state.job_id, run.path, secrets, run.attempt, output, tracks, spends, run.token),
         clock=worker.clock,
     )
     isolation = worker.isolation_of(name, node)
@@ -106,7 +106,7 @@ def make_release(
         f"{of.job_id}/{path}",
         of.token,
         deadline_us=worker.clock.now_us() + round(timeout_s * SECOND_US),
-        link=AttemptLink(worker, of.job_id, path, {}, of.attempt, output, _track_nothing, _spend_nothing),
+        link=AttemptLink(worker, of.job_id, path, {}, of.attempt, output, _NOTHING, _NOTHING, of.token),
         clock=worker.clock,
     )
     run = StepRun(path, path, "", attempt=of.attempt, token=of.token)
@@ -158,12 +158,17 @@ async def release_leak(worker: Worker, leak: StoredLeak) -> bool:
     return True
 
 
-def _track_nothing(resource: Held, recorded: Future[str]) -> None:
-    recorded.set_exception(FatalError("resource.nested", "A release cannot track resources of its own."))
+class _Nothing:
+    """Where a release tracks and spends: it is no attempt of a step, and its job may be long over."""
+
+    def track(self, which: Which, resource: Held, recorded: Future[str]) -> None:
+        recorded.set_exception(FatalError("resource.nested", "A release cannot track resources of its own."))
+
+    def report(self, which: Which, spent: Amounts) -> None:
+        """It is not counted."""
 
 
-def _spend_nothing(spent: Amounts) -> None:
-    """A release is no attempt of a step, and its job may be long over: what it spends is not counted."""
+_NOTHING = _Nothing()
 
 
 def begin_attempt(worker: Worker, state: JobState, call: Call, attempt: Attempt) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from openagents_json.job.machine import (
     AttemptFailed,
@@ -24,7 +24,7 @@ def commit_of(
     previous: JobStatus,
     state: JobState,
     decision: Decision,
-    drained: Iterable[int],
+    drained: Collection[int],
     now_us: int,
     snapshot: bytes | None = None,
 ) -> Commit:
@@ -35,14 +35,16 @@ def commit_of(
         events=decision.events,
         row=row_of(state),
         previous_status=previous,
-        drained=list(drained),
+        drained=list(drained) if drained else (),
         snapshot=snapshot,
         abandoned=sum(1 for event in decision.events if event.data.get("abandoned")),
-        children=[child.job[0] for child in decision.children],
+        children=[child.job[0] for child in decision.children] if decision.children else (),
         posts=[
             (post.job_id, Request(post.key, post.verb, post.by, post.reason, now_us, post.arguments))
             for post in decision.posts
-        ],
+        ]
+        if decision.posts
+        else (),
         leaks=decision.leaks,
     )
 

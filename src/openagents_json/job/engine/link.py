@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from openagents_json.amounts import Amounts
 from openagents_json.components import Resource
@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from openagents_json.job.engine.worker import Worker
 
 
-# Counts what the attempt has spent; called from any thread.
-Spend: TypeAlias = Callable[[Amounts], None]
-# Records a resource and answers through the future; called in the event loop.
-Track: TypeAlias = Callable[[Resource, "Future[str]"], None]
+Which: TypeAlias = tuple[str, int]  # an attempt: its path and token
+
+
+class Spends(Protocol):
+    """Counts what attempts have spent."""
+
+    def report(self, which: Which, spent: Amounts) -> None:
+        """Called from any thread."""
+
+
+class Tracks(Protocol):
+    """Records the resources of attempts."""
+
+    def track(self, which: Which, resource: Resource, recorded: Future[str]) -> None:
+        """Answers through the future. Called in the event loop."""
 
 
 class AttemptLink:
@@ -30,7 +41,7 @@ class AttemptLink:
 
     def __init__(
         self, worker: Worker, job_id: str, path: str, secrets: Mapping[str, str], attempt: int,
-        output: OutputBuffer | None, track: Track, spend: Spend,
+        output: OutputBuffer | None, tracks: Tracks, spends: Spends, token: int,
     ) -> None:  # fmt: skip
         self._worker = worker
         self._job_id = job_id
@@ -38,8 +49,12 @@ class AttemptLink:
         self._secrets = secrets  # values to mask; filled before the call
         self._attempt = attempt
         self._output = output
-        self._track = track
-        self.spend = spend
+        self._tracks = tracks
+        self._spends = spends
+        self._token = token
+
+    def spend(self, spent: Amounts) -> None:
+        self._spends.report((self._path, self._token), spent)
 
     def progress(self, fraction: float, message: str) -> None:
         self._tell("step.progress", {"fraction": fraction, "message": message})
@@ -60,7 +75,7 @@ class AttemptLink:
             message = f"There is no component {resource.release!r} to release {resource.name!r} with."
             recorded.set_exception(ComponentNotFound(message, name=resource.release))
         else:
-            self._worker.loop.call_soon_threadsafe(self._track, resource, recorded)
+            self._worker.loop.call_soon_threadsafe(self._tracks.track, (self._path, self._token), resource, recorded)
         return recorded
 
     def _tell(self, type: str, data: dict[str, Any]) -> None:

@@ -22,21 +22,14 @@ from openagents_json.errors import (
     RequestsPending,
     StoreUnavailable,
 )
-from openagents_json.job.engine.abandoning import Abandoned
-from openagents_json.job.engine.admission import Grant
-from openagents_json.job.engine.attempt import Attempt
-from openagents_json.job.engine.calls import ReleaseOf, begin_attempt, begin_release, make_attempt, make_release
-from openagents_json.job.engine.exchange import as_requested, commit_of, release_ended
+from openagents_json.job.engine.exchange import as_requested, commit_of
 from openagents_json.job.engine.limiting import ChildrenWithin, Rooms, children_before
-from openagents_json.job.engine.place import JobPlace, Standing, rank_of
+from openagents_json.job.engine.place import JobPlace, Standing
+from openagents_json.job.engine.running import NO_GRANTS, Granted, Running
 from openagents_json.job.engine.slots import Slots
-from openagents_json.job.engine.spending import Spending
-from openagents_json.job.engine.tracking import Tracking
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
     PREEMPTED,
-    AttemptSucceeded,
-    Call,
     Child,
     ChildSpec,
     Decision,
@@ -44,14 +37,14 @@ from openagents_json.job.machine import (
     JobState,
     Released,
     Requested,
-    Resource,
+    Terms,
     Tick,
     decide,
     encode_snapshot,
     next_due_us,
     risk_us,
 )
-from openagents_json.job.model import FINAL, JobStatus
+from openagents_json.job.model import FINAL, JobStatus, rank_of
 from openagents_json.job.store.records import Claim, NewJob, Request, Waiting, row_of
 
 if TYPE_CHECKING:
@@ -97,9 +90,7 @@ class Runner:
         self._arrived: list[Happening] = list(happenings)
         self._wake = asyncio.Event()
         self._wake.set()
-        self._attempts: dict[str, Attempt] = {}  # by path; the ones whose end is not reported yet
-        self._releases: dict[str, Attempt] = {}  # by id of their resource; the same
-        self._tracking = Tracking(self.tell)
+        self._running = Running(worker, self)
         self._committed = state.number  # number of the last event in the store
         self._snapshot_at = claim.last_event - len(claim.events)
         self._status = state.status  # as the store has it
@@ -107,10 +98,8 @@ class Runner:
         self._requests: dict[int, Request] = {}  # taken in and not drained yet, by sequence
         self._released: Released | None = None  # the job is to be given back
         self._place = JobPlace(claim, state, worker.clock)
-        self._abandoned = Abandoned(worker.thread_counted, partial(worker.thread_ended, self.job_id))
-        self._spending = Spending(self, worker.clock, worker.loop.call_soon_threadsafe)
         self._timer: Any = None
-        self._grants: tuple[list[Grant], list[Grant]] = ([], [])  # of the last turn: for its calls and its releases
+        self._grants: Granted = NO_GRANTS  # of the last turn
         self._take_requests(claim.requests)
 
     @property
@@ -140,7 +129,7 @@ class Runner:
     @property
     def as_waiting(self) -> Waiting:
         """The job as one that waits, where its steps do."""
-        return Waiting(self.job_id, rank_of(self.state), self.sort_at, None)
+        return Waiting(self.job_id, rank_of(self.state.priority), self.sort_at, None)
 
     @property
     def made_room(self) -> bool:
@@ -190,8 +179,7 @@ class Runner:
         self.look_again()
 
     def stop_attempts(self, reason: str, grace_s: float) -> None:
-        for attempt in [*self._attempts.values(), *self._releases.values()]:
-            attempt.stop(reason, grace_s)
+        self._running.stop(reason, grace_s)
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,17 +189,8 @@ class Runner:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                happenings = await self._gather()
-                decision = await self._turn(happenings)
-                self._note_first(decision)
-                if self.state.status != JobStatus.RUNNING:
+                if not await self._take_turn():
                     return
-                self._carry_out(decision)
-                is_held_up = self.state.pause_requested or self._released is not None
-                self._worker.grants.keep(self, () if is_held_up else self.state.startable)
-                self._set_timer()
-                self._worker.offer_slots()
-                self._worker.preemption.end_attempt_for(self)
         except LeaseLost as lost:
             logger.warning("lost job %s: %s", self.job_id, lost, extra={"job_id": self.job_id})
             self.stop_attempts("lost_lease", 0.0)
@@ -226,9 +205,23 @@ class Runner:
             self._worker.offer_slots()
             if self._timer is not None:
                 self._timer.cancel()
-            self._spending.stop()
+            self._running.end()
             self._fail_first(LeaseLost(f"Job {self.job_id} was let go of before its first turn."))
-            self._tracking.end()
+
+    async def _take_turn(self) -> bool:
+        """Whether the job goes on here. What belongs to the turn goes with it: very many jobs wait for their next."""
+        decision = await self._turn(await self._gather())
+        self._note_first(decision)
+        if self.state.status != JobStatus.RUNNING:
+            return False
+        grants, self._grants = self._grants, NO_GRANTS
+        self._running.carry_out(decision, grants)
+        is_held_up = self.state.pause_requested or self._released is not None
+        self._worker.grants.keep(self, () if is_held_up else self.state.startable)
+        self._set_timer()
+        self._worker.offer_slots()
+        self._worker.preemption.end_attempt_for(self)
+        return True
 
     def _note_first(self, decision: Decision) -> None:
         if self._first is not None:
@@ -263,26 +256,11 @@ class Runner:
         start, it decides again without that child."""
         rooms: Rooms = {}
         while True:
-            slots = Slots(self._worker, self)
             try:
-                decision = decide(
-                    self.state,
-                    happenings,
-                    now_us=self._worker.clock.now_us(),
-                    random=self._worker.random,
-                    admit=slots.admit,
-                    spawn=ChildrenWithin(self._spawn, rooms),
-                    linger_us=self._worker.linger_us,
-                    cleanup_us=self._worker.cleanup_us,
-                    has=self._worker.may_start,
-                    caps=self._worker.grants.caps,
-                    granted=partial(self._worker.grants.may_begin, self),
-                    out_of_reach=slots.out_of_reach,
-                )
+                decision = self._decide(happenings, rooms)
             except BaseException:
-                slots.give_back()
+                self._give_back()
                 raise
-            self._grants = slots.calls, slots.releases  # not the slots themselves, which refer to us
             for request, refusal in decision.refused:
                 logger.info("job %s: %s refused: %s", self.job_id, request.verb, refusal, extra={"job_id": self.job_id})
             if not decision.events and not self._requests:
@@ -293,14 +271,44 @@ class Runner:
                 await self._commit(decision)
                 return decision
             except (RequestsPending, LimitReached) as refusal:
-                slots.give_back()
+                self._give_back()
                 if isinstance(refusal, LimitReached):
                     rooms[refusal.key] = refusal, children_before(decision, refusal)
                 others = [one for one in happenings if not isinstance(one, Requested)]
                 happenings = [*others, *await self._reload()]
             except BaseException:
-                slots.give_back()
+                self._give_back()
                 raise
+
+    def _decide(self, happenings: list[Happening], rooms: Rooms) -> Decision:
+        """What follows. What was taken for it stands in `_grants`; nothing else is left of the call but what it
+        returns, for very many jobs wait for their commits."""
+        worker = self._worker
+        slots = Slots(worker, self)
+        try:
+            terms = Terms(
+                worker.random,
+                slots.admit,
+                ChildrenWithin(self._spawn, rooms),
+                worker.linger_us,
+                worker.cleanup_us,
+                worker.may_start,
+                worker.grants.caps,
+                partial(worker.grants.may_begin, self),
+                slots.out_of_reach,
+            )
+            return decide(self.state, happenings, worker.clock.now_us(), terms)
+        finally:
+            self._grants = slots.calls or (), slots.releases or ()
+
+    def _spawn(self, spec: ChildSpec) -> Child:
+        return self._worker.spawn_child(self.state.plan, spec)
+
+    def _give_back(self) -> None:
+        """The calls that were decided will never be made."""
+        (calls, releases), self._grants = self._grants, NO_GRANTS
+        for grant in (*calls, *releases):
+            self._worker.give_back(grant)
 
     async def _commit(self, decision: Decision) -> None:
         began_s = self._worker.loop.time()
@@ -313,18 +321,20 @@ class Runner:
             self._worker.bus.publish(self.state, self._unpublished)
             self._unpublished = ()
         self._worker.published(self.state, decision)
-        for event in decision.events:
-            if event.type == "job.priority_changed":
-                self._worker.admission.reorder(self)
-            if event.data.get("abandoned"):
-                self._abandoned.committed((event.data["path"], event.data["attempt"]))
+        self._running.committed(decision.events)
+        if any(event.type == "job.priority_changed" for event in decision.events):
+            self._worker.admission.reorder(self)
 
     async def _create(self, new: NewJob, decision: Decision) -> bool:
         """Write the job, and what its first turn decided as well if that is nothing but events; whether it was."""
         row = row_of(self.state)
         more = (decision.children, decision.posts, decision.leaks, row.error_type)
         is_whole = row.status == JobStatus.RUNNING and not any(more)
-        whole = replace(new, row=row, events=[*new.events, *decision.events]) if is_whole else new
+        owner = self.claim.owner
+        if is_whole:
+            whole = replace(new, row=row, events=[*new.events, *decision.events], owner=owner)
+        else:
+            whole = replace(new, owner=owner)
         claim = await self._worker.leases.create_held(whole)
         if claim is None:
             raise JobIsThere
@@ -367,69 +377,6 @@ class Runner:
         """Ask the store until it answers: while it is away the job stands still, and nothing is lost."""
         return await self._worker.patiently(ask)
 
-    # ── carrying out ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _spawn(self, spec: ChildSpec) -> Child:
-        return self._worker.spawn_child(self.state.plan, spec)
-
-    def _carry_out(self, decision: Decision) -> None:
-        for run, reason in decision.stops:
-            if (attempt := self._attempts.get(run.path)) is not None:
-                if reason == "force_cancelled":
-                    attempt.kill(reason)
-                else:
-                    attempt.stop(reason, self._worker.settings.cancel_grace_s)
-        if any(event.type == "job.cancel_requested" and event.data["force"] for event in decision.events):
-            for attempt in list(self._attempts.values()):  # also those that a gentle cancel has told before
-                attempt.kill("force_cancelled")
-        calls, releases = self._grants
-        for call, grant in zip(decision.calls, calls, strict=True):
-            self._call(call, grant)
-        for resource, grant in zip(decision.releases, releases, strict=True):
-            self._release(resource, grant)
-        for answer in decision.answers:
-            self._tracking.answer(answer)
-
-    def _call(self, call: Call, grant: Grant) -> None:
-        spend = partial(self._spending.report, (call.run.path, call.run.token))
-        track = self._tracking.tracker(call.run)
-        attempt = make_attempt(self._worker, self.state, call.run, grant, self._ended, self._code_ended, track, spend)
-        self._attempts[attempt.path] = attempt
-        self._worker.grants.begin(attempt, self)
-        if self.state.node(call.run).step.preemptible:
-            self._worker.preemption.began(attempt, self)
-        begin_attempt(self._worker, self.state, call, attempt)
-
-    def _release(self, resource: Resource, grant: Grant) -> None:
-        def report(attempt: Attempt, happening: Happening) -> None:
-            del self._releases[resource.id]
-            self.tell(release_ended(resource.id, token, happening))
-
-        state, token = self.state, resource.token
-        of = ReleaseOf(
-            state.job_id, state.workflow_id, resource.path, resource.id, resource.tries, token, resource.release,
-            resource.inputs,
-        )  # fmt: skip
-        left_s = max((resource.deadline_us - self._worker.clock.now_us()) / SECOND_US, 0.0)
-        attempt = self._releases[resource.id] = make_release(self._worker, of, grant, left_s, report)
-        begin_release(self._worker, of, attempt)
-
-    def _ended(self, attempt: Attempt, happening: Happening) -> None:
-        """The attempt's outcome is known."""
-        if self._attempts.get(attempt.path) is attempt:
-            del self._attempts[attempt.path]
-        self._spending.ends((attempt.path, attempt.token))
-        if isinstance(happening, AttemptSucceeded) and (run := self.state.runs.get(attempt.path)) is not None:
-            took_us = self._worker.clock.now_us() - attempt.began_us
-            self._worker.seen.add(self.state.workflow_id, run.step_id, took_us)
-        self.tell(happening)
-
-    def _code_ended(self, attempt: Attempt) -> None:
-        self._worker.code_ended(attempt)
-        self._worker.preemption.code_ended(attempt)
-        if attempt.is_abandoned:
-            self._abandoned.ended((attempt.path, attempt.number))
-
     def _set_timer(self) -> None:
         """Wake up for the next attempt that is due, if the job only waits for that."""
         if self._timer is not None:
@@ -444,7 +391,7 @@ class Runner:
         if due_us is not None:
             delay_s = (due_us - now_us) / SECOND_US
             if delay_s > 0:
-                wait_s = delay_s if self._attempts or self._releases else min(delay_s, self._worker.longest_linger_s)
+                wait_s = delay_s if self._running else min(delay_s, self._worker.longest_linger_s)
                 self._timer = self._worker.clock.call_later(wait_s, self.look_again)
             else:  # it became due while this turn was being committed
                 self.look_again()

@@ -49,9 +49,3 @@ class Slots:
             needs = self._worker.needs_of(component, node)
             known = self._kinds[component, node] = needs, self._worker.out_of_reach(component, node, needs)
         return known
-
-    def give_back(self) -> None:
-        """The calls will never be made."""
-        for grant in [*self.calls, *self.releases]:
-            self._worker.give_back(grant)
-        self.calls, self.releases = [], []

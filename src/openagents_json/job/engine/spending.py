@@ -14,6 +14,7 @@ from typing import Protocol
 
 from openagents_json.amounts import Amounts, add
 from openagents_json.clock import Clock, Timer
+from openagents_json.job.engine.link import Which
 from openagents_json.job.machine import Happening, JobState, Spent, exhausted, may_pause
 from openagents_json.workflow import limits
 
@@ -21,8 +22,6 @@ FIRST_S = 1.0  # after the first report; twice as long each time …
 LONGEST_S = 60.0  # … up to this
 # Of a job with more events than this the machine hears at the end of an attempt, and when the budget is spent.
 EVENTS = limits.EVENTS_PER_JOB // 2
-
-Which = tuple[str, int]  # an attempt: its path and token
 
 
 class Spender(Protocol):
@@ -37,21 +36,21 @@ class Spending:
     """Of one job. Only `report` is called from other threads than that of the event loop."""
 
     def __init__(self, job: Spender, clock: Clock, soon: Callable[[Callable[[], None]], object]) -> None:
-        self._job = job
+        # None: nobody counts any more, and what code that was given up still reports is lost.
+        self._job: Spender | None = job
         self._clock = clock
         self._soon = soon  # has something called in the event loop
-        self._lock = threading.Lock()  # guards the four below; held for microseconds
+        self._lock = threading.Lock()  # guards the three below; held for microseconds
         self._reported: dict[Which, Amounts] = {}  # what the machine has not heard of; no more entries than attempts
         self._total: Amounts = {}  # all of that together
         self._is_looking = False  # `_look` will be called
-        self._is_over = False  # nobody counts any more; what code that was given up still reports is lost
         self._interval_s = FIRST_S
         self._timer: Timer | None = None
 
     def report(self, which: Which, spent: Amounts) -> None:
         """An attempt has spent so much."""
         with self._lock:
-            if self._is_over:
+            if self._job is None:
                 return
             add(self._reported.setdefault(which, {}), spent)
             add(self._total, spent)
@@ -68,17 +67,17 @@ class Spending:
     def stop(self) -> None:
         """The machine hears no more."""
         with self._lock:
-            self._is_over = True
+            self._job = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
-        state = self._job.state
         with self._lock:
             self._is_looking = False
-            if self._is_over:
+            if self._job is None:
                 return
+            state = self._job.state
             is_spent = may_pause(state) and exhausted(state, self._clock.now_us(), self._total) is not None
         if is_spent:
             self._tell_all()
@@ -88,7 +87,7 @@ class Spending:
     def _remind(self) -> None:
         self._timer = None
         self._interval_s = min(2 * self._interval_s, LONGEST_S)
-        if self._job.state.number < EVENTS:
+        if self._job is not None and self._job.state.number < EVENTS:
             self._tell_all()
 
     def _tell_all(self) -> None:
@@ -102,5 +101,5 @@ class Spending:
             spent = self._reported.pop(which, None)
             for key, amount in (spent or {}).items():
                 self._total[key] -= amount
-        if spent is not None:
+        if spent is not None and self._job is not None:
             self._job.tell(Spent(*which, spent))

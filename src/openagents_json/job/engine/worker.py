@@ -580,8 +580,7 @@ class Worker:
         if not self._loops or not serves(self.offers, state.required) or self.pauses.concerns(state):
             return None
         first: First = self.loop.create_future()
-        new = replace(new, owner=self.id)
-        claim = first_claim(new, 0, self.store.aging_s)
+        claim = first_claim(new, 0, self.store.aging_s, self.id)
         self._start(self._make_runner(claim, state, [Claimed(self.id, FIRST_EPOCH, claim.sort_at)], first, new))
         return first
 

@@ -9,7 +9,7 @@ from openagents_json.errors import InvalidTransition
 from openagents_json.job.machine import budgets, family, steps
 from openagents_json.job.machine.happenings import Requested
 from openagents_json.job.machine.requests import is_repeated, refuse
-from openagents_json.job.machine.turn import Turn, error_info
+from openagents_json.job.machine.turn import Turn, error_info, with_one
 
 
 def take(turn: Turn, request: Requested) -> None:
@@ -18,7 +18,7 @@ def take(turn: Turn, request: Requested) -> None:
     try:
         refuse(state, request.verb, request.arguments)
     except InvalidTransition as refusal:
-        turn.decision.refused.append((request, refusal))
+        turn.decision.refused = with_one(turn.decision.refused, (request, refusal))
         return
     is_passed_on = request.verb == "pause" and "parent_pause" in request.arguments  # which a paused job notes as well
     if is_passed_on or not is_repeated(request.verb, state.status, state.pause_requested):

@@ -10,7 +10,7 @@ from openagents_json.job.machine.names import ScopeNames
 from openagents_json.job.machine.startable import NONE_ALIKE, Entry, Reply
 from openagents_json.job.machine.state import StepRun
 from openagents_json.job.machine.steps import allowed_name, fail
-from openagents_json.job.machine.turn import Call, Turn, expression_info
+from openagents_json.job.machine.turn import Call, Turn, expression_info, with_one
 from openagents_json.resources import occupied, requirement
 from openagents_json.workflow import limits
 from openagents_json.workflow.plan import Node
@@ -51,7 +51,7 @@ def _ask(turn: Turn, entry: Entry) -> Reply:
     reply = turn.terms.admit(component, node)
     if reply:
         turn.record("attempt.started", entry.data)
-        turn.decision.calls.append(Call(run, entry.inputs))
+        turn.decision.calls = with_one(turn.decision.calls, Call(run, entry.inputs))
     return reply
 
 

@@ -11,7 +11,7 @@ in `attempts`, what jobs and their children tell each other in `family`, where a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from openagents_json.amounts import Amounts
@@ -37,20 +37,11 @@ from openagents_json.job.machine.happenings import (
 from openagents_json.job.machine.state import FINALLY, RELEASE, ROOT, UNDO, JobState, StepRun, new_state
 from openagents_json.job.machine.taking import Takeover
 from openagents_json.job.machine.turn import (
-    DEFAULT_CLEANUP_US,
-    DEFAULT_LINGER_US,
-    Admit,
-    Caps,
     Decision,
-    Granted,
-    Has,
-    OutOfReach,
-    Spawn,
     Terms,
     Turn,
     error_info,
-    no_children,
-    no_slots,
+    with_one,
 )
 from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus
 from openagents_json.job.retry import next_delay_s
@@ -58,6 +49,9 @@ from openagents_json.workflow.plan import Plan
 
 _OF_THE_JOB = (ROOT, UNDO, FINALLY, RELEASE)
 MAX_DEATHS = 3  # workers that may die under a job without progress between (guarantee G6)
+
+
+_NO_TERMS = Terms()  # of a turn that only records
 
 
 def create(
@@ -81,7 +75,7 @@ def create(
 ) -> tuple[JobState, list[Any]]:
     """A new job: its state and first events. `inputs` are validated already; `takeover` is of a job that retries.
     `expected_us` is what its attempts are expected to take, for its `share` and its deadline."""
-    turn = Turn(new_state(plan), now_us, Terms(lambda: 0.0, no_slots, no_children))
+    turn = Turn(new_state(plan), now_us, _NO_TERMS)
     data: dict[str, Any] = {
         "job_id": job_id,
         "workflow_id": plan.workflow.id,
@@ -114,26 +108,12 @@ def create(
     return turn.state, turn.decision.events
 
 
-def decide(
-    state: JobState,
-    happenings: Iterable[Happening],
-    *,
-    now_us: int,
-    random: Callable[[], float],
-    admit: Admit,
-    spawn: Spawn = no_children,
-    linger_us: int = DEFAULT_LINGER_US,
-    cleanup_us: int = DEFAULT_CLEANUP_US,
-    has: Has = lambda component: True,
-    caps: Caps = lambda component, inputs: (),
-    granted: Granted = lambda run, caps: True,
-    out_of_reach: OutOfReach = lambda component, node: None,
-) -> Decision:
+def decide(state: JobState, happenings: Iterable[Happening], now_us: int, terms: Terms) -> Decision:
     """Take in what happened and decide what follows.
 
     Changes `state`, which is then ahead of the store until the commit.
     """
-    turn = Turn(state, now_us, Terms(random, admit, spawn, linger_us, cleanup_us, has, caps, granted, out_of_reach))
+    turn = Turn(state, now_us, terms)
     before = family.pause_of(state)
     told = None if state.parent is None else budgets.told_before(turn)
     for happening in happenings:
@@ -370,7 +350,7 @@ def _stop(turn: Turn, run: StepRun) -> None:
     cancel = turn.state.cancel
     if run.live:
         reason = "sibling_failed" if cancel is None else "force_cancelled" if cancel["force"] else "cancelled"
-        turn.decision.stops.append((run, reason))
+        turn.decision.stops = with_one(turn.decision.stops, (run, reason))
     elif run.child is not None and run.child in turn.state.children:
         if run.child not in turn.told:
             reason = f"step {run.path} of its parent is not needed any more"

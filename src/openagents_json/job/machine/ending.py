@@ -8,7 +8,7 @@ from openagents_json.errors import ExpressionError
 from openagents_json.job.machine.names import ScopeNames
 from openagents_json.job.machine.spending import spent_by
 from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, JobState, Scope
-from openagents_json.job.machine.turn import Post, Turn, expression_info
+from openagents_json.job.machine.turn import Post, Turn, expression_info, with_one
 from openagents_json.job.model import JobStatus
 
 FINAL_EVENTS = {
@@ -62,7 +62,7 @@ def finish(turn: Turn, outcome: JobStatus, data: dict[str, Any]) -> None:
     turn.record(FINAL_EVENTS[outcome], data)
     _stop_children(turn, children)
     if state.parent is not None and not state.parent["detached"]:
-        turn.decision.posts.append(_word_to_parent(state))
+        turn.decision.posts = with_one(turn.decision.posts, _word_to_parent(state))
 
 
 def _stop_children(turn: Turn, children: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from openagents_json.clock import SECOND_US
 from openagents_json.job.machine.happenings import ReleaseEnded, ResourceTracked
 from openagents_json.job.machine.state import Resource
-from openagents_json.job.machine.turn import Answer, Leak, Turn, error_info
+from openagents_json.job.machine.turn import Answer, Leak, Turn, error_info, with_one
 from openagents_json.job.model import ErrorInfo
 from openagents_json.workflow import limits
 
@@ -26,11 +26,11 @@ def take_tracked(turn: Turn, tracked: ResourceTracked) -> None:
     state = turn.state
     run = state.runs.get(tracked.path)
     if run is None or not run.live or run.token != tracked.token:
-        turn.decision.answers.append(Answer(tracked.key, None, "The attempt is over: nothing is recorded for it."))
+        _answer(turn, Answer(tracked.key, None, "The attempt is over: nothing is recorded for it."))
         return
     if len(state.ledger) >= limits.RESOURCES_PER_JOB or turn.events_left() <= 0:
         why = f"A job can hold {limits.RESOURCES_PER_JOB} resources at a time, and this one does."
-        turn.decision.answers.append(Answer(tracked.key, None, why))
+        _answer(turn, Answer(tracked.key, None, why))
         return
     resource_id = str(state.number + 1)
     data: dict[str, Any] = {
@@ -45,7 +45,11 @@ def take_tracked(turn: Turn, tracked: ResourceTracked) -> None:
         "within_us": turn.terms.cleanup_us,
     }
     turn.record("resource.tracked", data)
-    turn.decision.answers.append(Answer(tracked.key, resource_id))
+    _answer(turn, Answer(tracked.key, resource_id))
+
+
+def _answer(turn: Turn, answer: Answer) -> None:
+    turn.decision.answers = with_one(turn.decision.answers, answer)
 
 
 def start(turn: Turn) -> None:
@@ -61,7 +65,7 @@ def start(turn: Turn) -> None:
             busy.add(group)
             if turn.terms.admit(resource.release, None):
                 turn.record("release.started", {"id": resource.id, "attempt": resource.tries + 1})
-                turn.decision.releases.append(resource)
+                turn.decision.releases = with_one(turn.decision.releases, resource)
 
 
 def _group(turn: Turn, resource: Resource) -> str:
@@ -112,4 +116,4 @@ def give_up(turn: Turn, resource: Resource, error: ErrorInfo) -> None:
     """It is a leak from now on: the store keeps it apart from the job."""
     turn.record("resource.leaked", {"id": resource.id, "name": resource.name, "error": error})
     leak = Leak(resource.id, resource.path, resource.name, resource.release, resource.inputs, error)
-    turn.decision.leaks.append(leak)
+    turn.decision.leaks = with_one(turn.decision.leaks, leak)

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterator
 from typing import Any
 
+import msgspec
+
 ALIKE_ASKED = 256  # of those alike, so many hear "not this one" in a turn; then the others wait with them
 
 # What makes steps alike: step, component, and the limits of the component that the attempt falls under.
@@ -32,31 +34,25 @@ NONE_ALIKE = NoneAlike()
 Reply = bool | NoneAlike | None
 
 
-class Entry:
+class Entry(msgspec.Struct, gc=False):
     """A step that waits. What it is called with is prepared when it is offered for the first time, and kept."""
 
-    __slots__ = ("data", "inputs", "kind", "number", "path")
-
-    def __init__(self, path: str, number: int) -> None:
-        self.path = path
-        self.number = number  # in the order in which they became ready
-        self.kind: Kind | None = None  # None: it was not prepared yet
-        self.data: dict[str, Any] = {}  # of its `attempt.started`
-        self.inputs: dict[str, Any] | None = None  # what it is called with, where that is known already
+    path: str
+    number: int  # in the order in which they became ready
+    kind: Kind | None = None  # None: it was not prepared yet
+    data: dict[str, Any] = {}  # of its `attempt.started`
+    inputs: dict[str, Any] | None = None  # what it is called with, where that is known already
 
 
-class Startable:
-    """All of a job, by path."""
+class Startable(msgspec.Struct, gc=False):
+    """All of a job, by path. Each job has one, and mostly an empty one, so nothing in it takes room before."""
 
-    __slots__ = ("_entries", "_kinds", "_new", "_number")
-
-    def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        # The same in their order: those that were prepared by kind, and behind all of them the new ones. An entry that
-        # was discarded stays there until it comes to the front.
-        self._kinds: dict[Kind | None, deque[Entry]] = {}
-        self._new: deque[Entry] = deque()
-        self._number = 0
+    _entries: dict[str, Entry] = {}
+    # The same in their order: those that were prepared by kind, and behind all of them the new ones. An entry that
+    # was discarded stays there until its turn comes.
+    _kinds: dict[Kind | None, deque[Entry]] = {}
+    _new: deque[Entry] | None = None  # None: there are none
+    _number: int = 0
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -71,14 +67,12 @@ class Startable:
         """Whether the same steps wait in the same order."""
         return isinstance(other, Startable) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def are_all(self, kinds: Container[Kind | None]) -> bool:
         """Whether nothing waits but what is known to be of these kinds."""
-        return not any(map(self._is_live, self._new)) and all(
+        return not any(map(self._is_live, self._new or ())) and all(
             kind in kinds or not any(map(self._is_live, group)) for kind, group in self._kinds.items()
         )
 
@@ -87,6 +81,8 @@ class Startable:
         if path not in self._entries:
             self._number += 1
             entry = self._entries[path] = Entry(path, self._number)
+            if self._new is None:
+                self._new = deque()
             self._new.append(entry)
 
     def discard(self, path: str) -> None:
@@ -97,14 +93,16 @@ class Startable:
         """None is to start any more."""
         self._entries.clear()
         self._kinds.clear()
-        self._new.clear()
+        self._new = None
 
     def offer(self, prepare: Callable[[Entry], bool], ask: Callable[[Entry], Reply]) -> None:
         """Offer one after the other; whoever starts is gone. `prepare` is called once for each and gives it its kind;
         it is false when the step is not to start any more. Neither of the two adds any."""
         passed: dict[Kind | None, int] = {}  # how many of a kind are to wait
-        if not self._kinds or self._offer_prepared(passed, ask):
-            self._offer_new(passed, prepare, ask)
+        if (not self._kinds or self._offer_prepared(passed, ask)) and self._new is not None:
+            self._offer_new(self._new, passed, prepare, ask)
+            if not self._new:
+                self._new = None
 
     def _offer_prepared(self, passed: dict[Kind | None, int], ask: Callable[[Entry], Reply]) -> bool:
         """Those that have waited in an earlier turn. Whether more may be offered."""
@@ -132,15 +130,19 @@ class Startable:
         return goes_on
 
     def _offer_new(
-        self, passed: dict[Kind | None, int], prepare: Callable[[Entry], bool], ask: Callable[[Entry], Reply]
+        self,
+        new: deque[Entry],
+        passed: dict[Kind | None, int],
+        prepare: Callable[[Entry], bool],
+        ask: Callable[[Entry], Reply],
     ) -> None:
         kept: list[Entry] = []
         goes_on = True
         try:
-            while self._new and goes_on:
-                entry = self._new[0]
+            while new and goes_on:
+                entry = new[0]
                 is_wanted = self._is_live(entry) and prepare(entry)
-                self._new.popleft()
+                new.popleft()
                 if is_wanted:
                     kept.append(entry)
                     if passed.get(entry.kind, 0) < ALIKE_ASKED:

@@ -16,7 +16,7 @@ from openagents_json.errors import ExpressionError, InvalidInputs, LimitReached,
 from openagents_json.job.machine import spending
 from openagents_json.job.machine.names import ScopeNames, view_of
 from openagents_json.job.machine.state import FINALLY, ROOT, UNDO, StepRun
-from openagents_json.job.machine.turn import ChildSpec, Turn, error_info, expression_info
+from openagents_json.job.machine.turn import ChildSpec, Turn, error_info, expression_info, with_one
 from openagents_json.job.model import ErrorInfo, StepStatus
 from openagents_json.job.retry import matches, next_delay_s
 from openagents_json.workflow import Workflow, limits
@@ -167,7 +167,7 @@ def _workflow(turn: Turn, run: StepRun, node: Node, names: ScopeNames) -> None:
         turn.record("step.completed", {"path": run.path, "output": {"job_id": child.job_id}})
     else:
         turn.record("child.started", data | turn.deadline(node))
-    turn.decision.children.append(child)
+    turn.decision.children = with_one(turn.decision.children, child)
 
 
 def _given(turn: Turn, run: StepRun, workflow: Workflow, names: ScopeNames) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
 
 from openagents_json.amounts import Amounts
 from openagents_json.clock import SECOND_US
@@ -18,6 +20,8 @@ from openagents_json.job.machine.state import FINALLY, JobState, Resource, StepR
 from openagents_json.job.model import ErrorInfo, JobStatus
 from openagents_json.workflow import Workflow, limits
 from openagents_json.workflow.plan import Node
+
+T = TypeVar("T")
 
 DEFAULT_LINGER_US = 5 * SECOND_US  # a job that waits longer than this is let go of
 DEFAULT_CLEANUP_US = 600 * SECOND_US  # what compensation gets, and then the finally steps
@@ -110,30 +114,48 @@ class Leak:
     error: ErrorInfo
 
 
-@dataclass(slots=True)
-class Decision:
+class Decision(msgspec.Struct):
     """What a turn decided. `children`, `posts` and `leaks` are written with the events; `calls`, `stops`, `releases`
-    and `answers` are to be carried out after the commit."""
+    and `answers` are to be carried out after the commit. Most turns decide next to nothing, and very many wait for
+    their commits: so what there is none of takes no list (`with_one`)."""
 
-    events: list[Event] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    stops: list[tuple[StepRun, str]] = field(default_factory=list)  # attempts to stop, with the reason
-    children: list[Child] = field(default_factory=list)
-    posts: list[Post] = field(default_factory=list)
-    releases: list[Resource] = field(default_factory=list)  # to be called
-    leaks: list[Leak] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-    refused: list[tuple[Requested, JobError]] = field(default_factory=list)
+    events: list[Event] = []
+    calls: Sequence[Call] = ()
+    stops: Sequence[tuple[StepRun, str]] = ()  # attempts to stop, with the reason
+    children: Sequence[Child] = ()
+    posts: Sequence[Post] = ()
+    releases: Sequence[Resource] = ()  # to be called
+    leaks: Sequence[Leak] = ()
+    answers: Sequence[Answer] = ()
+    refused: Sequence[tuple[Requested, JobError]] = ()
 
 
-@dataclass(frozen=True, slots=True)
+def with_one(kept: Sequence[T], one: T) -> list[T]:
+    """What was kept and one more: the same list, unless that was nothing."""
+    if isinstance(kept, list):
+        kept.append(one)
+        return kept
+    return [*kept, one]
+
+
+def no_slots(component: str, node: Node | None) -> bool | None:
+    """Admits nothing: for turns on jobs that no worker runs."""
+    return None
+
+
+def no_children(spec: ChildSpec) -> Child:
+    """Makes none: for turns that start nothing."""
+    raise ExpressionError("A child job cannot be made here.", code="workflow.not_found")
+
+
+@dataclass(slots=True)
 class Terms:
     """What a turn is decided under: chance, slots, children, how long things may take (microseconds), and what the
     worker has."""
 
-    random: Callable[[], float]
-    admit: Admit
-    spawn: Spawn
+    random: Callable[[], float] = lambda: 0.5
+    admit: Admit = no_slots
+    spawn: Spawn = no_children
     linger_us: int = DEFAULT_LINGER_US
     cleanup_us: int = DEFAULT_CLEANUP_US
     has: Has = lambda component: True
@@ -192,17 +214,7 @@ class Turn:
     def post(self, job_id: str, verb: str, arguments: dict[str, Any], by: str | None, reason: str | None) -> None:
         """Ask something of a child, or tell the parent something, once for the event that was recorded last."""
         key = f"{verb}:{self.state.job_id}:{self.state.number}"
-        self.decision.posts.append(Post(job_id, key, verb, arguments, by, reason))
-
-
-def no_slots(component: str, node: Node | None) -> bool | None:
-    """Admits nothing: for turns on jobs that no worker runs."""
-    return None
-
-
-def no_children(spec: ChildSpec) -> Child:
-    """Makes none: for turns that start nothing."""
-    raise ExpressionError("A child job cannot be made here.", code="workflow.not_found")
+        self.decision.posts = with_one(self.decision.posts, Post(job_id, key, verb, arguments, by, reason))
 
 
 def error_info(

@@ -10,7 +10,7 @@ from openagents_json.amounts import in_order, outside
 from openagents_json.clock import as_datetime
 from openagents_json.job.events import Event
 from openagents_json.job.machine import JobState, Leak, spent_by
-from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary
+from openagents_json.job.model import ErrorInfo, JobPriority, JobStatus, JobSummary, rank_of
 from openagents_json.job.store.arrival import virtual_arrival_us
 from openagents_json.job.store.deadlines import Deadline, deadline_of
 from openagents_json.job.store.limits import Limit
@@ -279,11 +279,12 @@ class JobCounts:
     oldest_queued_us: int | None
 
 
-def first_claim(job: NewJob, handle: int, aging_s: float) -> Claim:
-    """The lease with which a job was created."""
-    assert job.owner is not None, "nobody else has a lease on a new job"
+def first_claim(job: NewJob, handle: int, aging_s: float, owner: str | None = None) -> Claim:
+    """The lease with which a job is created: by its `owner`, or by this one, who will be that."""
+    owner = owner or job.owner
+    assert owner is not None, "nobody else has a lease on a new job"
     return Claim(
-        job.job_id, handle, job.owner, FIRST_EPOCH, job.definition.hash, job.row.last_event, None, None,
+        job.job_id, handle, owner, FIRST_EPOCH, job.definition.hash, job.row.last_event, None, None,
         list(job.events), [],
         sort_at=virtual_arrival_us(
             job.created_us, 0, job.row.rank, aging_s, has_begun=job.row.started_us is not None
@@ -297,7 +298,7 @@ def row_of(state: JobState) -> JobRow:
     status = state.status
     return JobRow(
         status,
-        JobPriority(state.priority).rank,
+        rank_of(state.priority),
         state.number,
         state.started_us,
         state.completed_us,

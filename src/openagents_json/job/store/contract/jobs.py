@@ -21,6 +21,7 @@ from openagents_json.job.machine import (
     OutOfReach,
     Requested,
     Stop,
+    Terms,
     Tick,
     create,
     decide,
@@ -148,15 +149,8 @@ class Holder:
     ) -> Commit:
         """What follows from the happenings and the requests of `drains`, as a commit. The state is ahead with it."""
         requested = [Requested(r.kind, r.by, r.reason, r.payload, r.sequence) for r in drains]  # type: ignore[arg-type]
-        decision = decide(
-            self.state,
-            [*happenings, *requested],
-            now_us=self.clock.now_us(),
-            random=lambda: 0.5,
-            admit=lambda component, node: True,
-            has=has,
-            out_of_reach=out_of_reach,
-        )
+        terms = Terms(admit=lambda component, node: True, has=has, out_of_reach=out_of_reach)
+        decision = decide(self.state, [*happenings, *requested], self.clock.now_us(), terms)
         commit = Commit(
             self.claim,
             self.committed,
