@@ -411,6 +411,25 @@ def defer_things(file: str, how: str, ctx: StepContext) -> str:
 
 
 @registry.tool
+def defer_own_end(file: str, ctx: StepContext) -> str:
+    """SIGTERM comes while what was deferred is being called."""
+    ctx.defer(lambda: write_line(file, "first"))
+    ctx.defer(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return "well"
+
+
+@registry.tool
+async def defer_own_end_async(file: str, ctx: StepContext) -> str:
+    async def end() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(10)
+
+    ctx.defer(lambda: write_line(file, "first"))
+    ctx.defer(end)
+    return "well"
+
+
+@registry.tool
 async def defer_things_async(file: str, how: str, ctx: StepContext) -> str:
     async def last() -> None:
         await asyncio.sleep(0)

@@ -70,6 +70,18 @@ async def test_deferred_calls_are_made_newest_first_however_the_attempt_ends(
         assert job.errors[0]["message"] == "no luck"
 
 
+@pytest.mark.parametrize("component", ["defer_own_end", "defer_own_end_async"])
+async def test_all_that_was_deferred_is_called_also_if_sigterm_comes_meanwhile(
+    importable: Bench, tmp_path: Path, component: str
+) -> None:
+    file = tmp_path / "deferred"
+    flow_id = importable.one(component, isolation="process", inputs={"file": str(file)})
+    async with importable.manager() as jobs:
+        status = await final(jobs, await jobs.create_job(flow_id, start=True))
+    assert file.read_text().split() == ["first"]
+    assert status == ("FAILED" if "async" in component else "COMPLETED"), "what a sync one gave by then counts"
+
+
 @pytest.mark.parametrize(("component", "isolation"), ISOLATIONS[:2])
 async def test_error_of_a_deferred_call_is_logged(
     importable: Bench, tmp_path: Path, component: str, isolation: str, caplog: pytest.LogCaptureFixture

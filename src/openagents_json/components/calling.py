@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable
@@ -31,13 +32,23 @@ async def call_in_loop(call: Callable[[], Any], context: StepContext, *, is_asyn
     except SystemExit as error:  # asyncio would let it end the program
         raise _exited(error) from None
     finally:
-        for function in context.take_deferred():
-            outcome = _run_deferred(function, context)
-            if inspect.isawaitable(outcome):
-                try:
-                    await outcome
-                except Exception:
-                    context.logger.exception("what step %s deferred has failed", context.step)
+        await _run_all_deferred(context)
+
+
+async def _run_all_deferred(context: StepContext) -> None:
+    """A cancellation ends the call that it meets, and the others are made before it goes on."""
+    cancelled: asyncio.CancelledError | None = None
+    for function in context.take_deferred():
+        outcome = _run_deferred(function, context)
+        if inspect.isawaitable(outcome):
+            try:
+                await outcome
+            except asyncio.CancelledError as error:
+                cancelled = error
+            except Exception:
+                context.logger.exception("what step %s deferred has failed", context.step)
+    if cancelled is not None:
+        raise cancelled
 
 
 def _run_deferred(function: Callable[[], Any], context: StepContext) -> Any:

@@ -181,7 +181,19 @@ class Child:
     def _run(self, ready: Callable[[], Any], component: Component, context: StepContext) -> Any:
         if component.is_async:
             return self._in_loop(call_in_loop(ready, context, is_async=True))
-        return call_blocking(ready, context)
+        # Of what a component has deferred everything is called, so there the signal waits; what it gave counts by then.
+        self._termination.hold()
+        try:
+            return call_blocking(functools.partial(self._interruptible, ready), context)
+        finally:
+            self._termination.go_on()
+
+    def _interruptible(self, ready: Callable[[], Any]) -> Any:
+        self._termination.release()
+        try:
+            return ready()
+        finally:
+            self._termination.hold()
 
     def _in_loop(self, work: Any) -> Any:
         task = self._loop.create_task(work)

@@ -54,6 +54,12 @@ class Termination:
             self._holds -= 1
             self._act()
 
+    def go_on(self) -> None:
+        """The end of the innermost `hold` where it is too late for the signal: one that came meanwhile waits for the
+        next `release`."""
+        if threading.get_ident() == self._main:
+            self._holds -= 1
+
     def go_idle(self) -> None:
         """Nothing is running; the signal ends the process, also one that came before."""
         self._is_idle = True
