@@ -19,8 +19,7 @@ import pytest
 from openagents_json import JobManager, RetryableError, StepContext
 from openagents_json.clock import as_datetime
 from openagents_json.errors import InvalidTransition, StoreError
-from openagents_json.job import manager
-from openagents_json.job.engine import making, runner, worker
+from openagents_json.job.engine import asking, making, runner, worker
 from openagents_json.job.events import encode_events
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.memory_job import MemoryJob
@@ -407,7 +406,7 @@ class World:
     def _patched(self) -> Iterator[None]:
         """Ids from the seed, and short waits and histories."""
         with pytest.MonkeyPatch.context() as patch, hearts_of(self.loop):
-            patch.setattr(manager, "uuid7", self._new_id)
+            patch.setattr(asking, "uuid7", self._new_id)
             patch.setattr(making, "uuid7", self._new_id)
             patch.setattr(worker, "POLL_S", POLL_S)
             patch.setattr(runner, "SNAPSHOT_EVENTS", SNAPSHOT_EVENTS)

@@ -151,6 +151,11 @@ class FileJobStore(FileKeeper):
     async def hold(self, job_id: str, worker: str, request: Request) -> Held | None:
         return await self._write(lambda memory: memory.hold(job_id, worker, request))
 
+    async def hold_all(
+        self, worker: str, requests: Sequence[tuple[str, Request]]
+    ) -> Sequence[Held | BaseException | None]:
+        return await self._write(lambda memory: memory.hold_all(worker, requests))
+
     async def hold_due(self, worker: str, limit: int) -> list[Claim]:
         return await self._write(lambda memory: memory.hold_due(worker, limit))
 
@@ -165,6 +170,9 @@ class FileJobStore(FileKeeper):
 
     async def commit(self, commit: Commit) -> None:
         await self._write(lambda memory: memory.commit(commit))
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[BaseException | None]:
+        return await self._write(lambda memory: memory.commit_all(commits))
 
     async def release(self, claim: Claim) -> None:
         await self._write(lambda memory: memory.release(claim))

@@ -313,6 +313,11 @@ class MemoryJobStore(JobStore):
         self._put(job, request)
         return Held(self._lease(job, worker), worker) if job.owner is None else Held(None, job.owner)
 
+    async def hold_all(
+        self, worker: str, requests: Sequence[tuple[str, Request]]
+    ) -> Sequence[Held | BaseException | None]:
+        return [await self.hold(job_id, worker, request) for job_id, request in requests]
+
     def _put(self, job: MemoryJob, request: Request) -> None:
         if request.key not in job.request_keys:
             self._post(job, replace(request, sequence=self._sequence + 1))
@@ -404,6 +409,16 @@ class MemoryJobStore(JobStore):
 
     async def drop_leak(self, key: int) -> bool:
         return key in self._leaks and self._drop_leak(key)
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[BaseException | None]:
+        errors: list[BaseException | None] = []
+        for one in commits:
+            try:
+                await self.commit(one)
+                errors.append(None)
+            except StoreError as error:
+                errors.append(error)
+        return errors
 
     async def release(self, claim: Claim) -> None:
         job = self._jobs.get(claim.job_id)
