@@ -15,7 +15,7 @@ from openagents_json.components import Resource as Held
 from openagents_json.errors import ComponentError, ExpressionError, FatalError
 from openagents_json.job.engine.admission import Grant
 from openagents_json.job.engine.attempt import Attempt
-from openagents_json.job.engine.capacities import CallLimits
+from openagents_json.job.engine.capacities import CallLimits, stated
 from openagents_json.job.engine.link import AttemptLink, Spends, Tracks, Which
 from openagents_json.job.machine import (
     AttemptFailed,
@@ -78,10 +78,7 @@ def make_attempt(
         clock=worker.clock,
     )
     isolation = worker.isolation_of(name, node)
-    resources = component.resources
-    if node.step.resources:
-        resources = {**resources, **node.step.resources}
-    limits = CallLimits.of(resources, timeout_s)
+    limits = CallLimits.of(stated(component, node.step), timeout_s)
     return Attempt(worker, run, context, component, isolation, timeout_s, secrets, report, ended, output, limits, grant)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from openagents_json.components import Isolation
+from openagents_json.components import Component, Isolation
 from openagents_json.job.engine.admission import Needs
 from openagents_json.resources import (
     CPU,
@@ -26,6 +26,7 @@ from openagents_json.resources import (
     occupied,
 )
 from openagents_json.settings import Settings
+from openagents_json.workflow.model import Step
 
 MIB = 1024 * 1024
 CGROUPS = Path("/sys/fs/cgroup")  # of a container, what it may use
@@ -76,6 +77,11 @@ def _words(file: Path) -> list[str]:
 
 
 # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stated(component: Component, step: Step) -> Mapping[str, float]:
+    """What is said of the resources of a step: by its component, and over that by the step."""
+    return {**component.resources, **step.resources} if step.resources else component.resources
 
 
 def needs_of(isolation: Isolation, resources: Mapping[str, float]) -> Needs:

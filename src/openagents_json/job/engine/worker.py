@@ -33,7 +33,7 @@ from openagents_json.job.bus import Bus
 from openagents_json.job.engine import capture
 from openagents_json.job.engine.admission import Admission, Grant, Needs
 from openagents_json.job.engine.attempt import Attempt
-from openagents_json.job.engine.capacities import capacities_of, needs_of
+from openagents_json.job.engine.capacities import capacities_of, needs_of, stated
 from openagents_json.job.engine.grants import Grants
 from openagents_json.job.engine.heart import STOP_BEFORE, Heart
 from openagents_json.job.engine.housekeeping import Housekeeping
@@ -433,9 +433,7 @@ class Worker:
         found = self.component_or_missing(component)
         if node is None:
             return self.admission.within(needs_of(found.isolation, found.resources))
-        step = node.step
-        resources = {**found.resources, **step.resources} if step.resources else found.resources
-        return needs_of(step.isolation or found.isolation, resources)
+        return needs_of(node.step.isolation or found.isolation, stated(found, node.step))
 
     def may_start(self, component: str) -> bool:
         """Whether attempts of a component may begin here: it is here, and not paused."""
@@ -445,7 +443,7 @@ class Worker:
         """What a step with these needs requires of a worker, if we never have so much; None if it can start here."""
         if self.admission.can_ever_fit(needs):
             return None
-        return requirement(component, occupied({**self.components.get(component).resources, **node.step.resources}))
+        return requirement(component, occupied(stated(self.components.get(component), node.step)))
 
     async def why_waits(self, job_id: str) -> Sequence[Short]:
         """What the steps of a job are short of, if they wait for resources; of one that runs elsewhere, as far as its

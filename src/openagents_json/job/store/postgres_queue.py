@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from openagents_json.job.store.postgres_driver import Connection, Row, readable
 from openagents_json.job.store.postgres_rows import SQL
-from openagents_json.job.store.postgres_tables import MAX_REQUIREMENTS, offered
+from openagents_json.job.store.postgres_tables import offered
 from openagents_json.job.store.records import MAX_AHEAD, QueuePlace, Waiting
+from openagents_json.job.store.rules import MAX_REQUIREMENTS
 from openagents_json.resources import Offers
 
 

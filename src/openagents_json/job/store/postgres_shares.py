@@ -80,7 +80,6 @@ async def place(connection: Connection, placed: Sequence[PlacedRow], now_us: int
     if not resting:
         return written
     found = {row["key"]: row for row in await connection.rows(SQL["places_of"], [one.handle for one in resting])}
-    aging_s = await connection.value(SQL["meta_get"], "aging_s")
     if back := [one.handle for one in resting if one.comes_back and one.row.share is not None]:
         await connection.rows(SQL["tags_clear"], back)
     book = await _read(connection, resting, now_us)
@@ -102,7 +101,7 @@ async def place(connection: Connection, placed: Sequence[PlacedRow], now_us: int
         sort_at = None
         if row.status == JobStatus.QUEUED:
             came = known["queued_us"], known["queued_total_us"]
-            sort_at = place_us(*came, row.rank, aging_s, tag_us, due[1], has_begun=has_begun)
+            sort_at = place_us(*came, row.rank, known["aging_s"], tag_us, due[1], has_begun=has_begun)
         shared = (None, None, None) if share is None else (share.key, share.expected_us, share.used_us)
         rows.append((handle, sort_at, *shared, charged_us, tag_us, *due))
     written += len(await connection.rows(SQL["places_set"], *map(list, zip(*rows, strict=True))))

@@ -35,11 +35,10 @@ from openagents_json.job.store.postgres_limits import (
 from openagents_json.job.store.postgres_rows import SQL, claim_in
 from openagents_json.job.store.postgres_shares import lock_shares, place, shares_of, shares_of_new
 from openagents_json.job.store.records import Claim, Commit, Held, NewJob, Request
+from openagents_json.job.store.rules import MAX_REQUIREMENTS
 from openagents_json.job.store.waiters import Outcome
 from openagents_json.jsondata import encode
 from openagents_json.resources import Offers, amount_of
-
-MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
 # Where a leased job stands among others that were leased with it.
 Order = Callable[[Row], Any]

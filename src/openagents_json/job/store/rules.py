@@ -11,6 +11,7 @@ from openagents_json.job.model import JobStatus
 from openagents_json.job.store.records import Commit, NewJob
 from openagents_json.resources import Offers
 
+MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 SUSPECT_DEATHS = MAX_DEATHS - 1  # a job under which so many workers died is tried once more, alone
 
 

@@ -10,13 +10,12 @@ from typing import Any
 from openagents_json.job.store.pauses import SET_ASIDE_AT_ONCE
 from openagents_json.job.store.records import MAX_AHEAD, QueuePlace, Waiting
 from openagents_json.job.store.rows import required_by
-from openagents_json.job.store.rules import serves
+from openagents_json.job.store.rules import MAX_REQUIREMENTS, serves
 from openagents_json.job.store.sqlite_batches import write_rows
 from openagents_json.job.store.sqlite_rows import SQL
 from openagents_json.resources import Offers
 
 ASIDE_LOOK = 256  # first jobs of a queue among which those of paused workflows are looked for
-MAX_REQUIREMENTS = 1_000  # different sets of required components that a claim looks at
 
 
 def queued(

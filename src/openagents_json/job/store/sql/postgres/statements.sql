@@ -78,7 +78,9 @@ SELECT store_now($1) AS now,
 
 -- name: places_of
 -- What the places of jobs in the queue follow from.
-SELECT key, share_tag_us, share_charged_us, queued_us, queued_total_us FROM jobs WHERE key = ANY($1::bigint[]);
+SELECT key, share_tag_us, share_charged_us, queued_us, queued_total_us,
+       (SELECT value FROM meta WHERE name = 'aging_s') AS aging_s
+FROM jobs WHERE key = ANY($1::bigint[]);
 
 -- name: tags_clear
 -- Jobs come back into the queue: where they stood says nothing of the line at which they do.
