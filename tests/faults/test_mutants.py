@@ -17,8 +17,8 @@ from tests.simulation.script import WINDOWS, play
 from tests.simulation.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-SAFETY_S = 240.0
-SEEDS = sized(40, 600)  # the simulation gets so many to notice a mutant
+SAFETY_S = 400.0
+SEEDS = sized(40, 2_500)  # the simulation gets so many to notice a mutant; the rarest takes one of 800
 FIRST_SEED = 1_000
 NOTICED = [one for one in MUTANTS if one.simulation_notices in (("soon", "late") if is_whole() else ("soon",))]
 
