@@ -11,6 +11,7 @@ import pytest
 from openagents_json import JobManager
 from openagents_json.errors import InvalidInputs, InvalidQuery, InvalidTransition, JobNotFound
 from openagents_json.job.engine.asking import ASKED_AT_ONCE
+from openagents_json.job.store import Request
 from tests.engine.support import Bench, final, history, on_every_store, seen, types, until
 
 pytestmark = on_every_store
@@ -288,6 +289,34 @@ async def test_many_that_are_asked_beyond_one_transaction_are_all_asked(bench: B
             await jobs.set_priorities("URGENT", ids=ids)
         with pytest.raises(InvalidQuery):
             await jobs.set_priorities("HIGH", filters={"statsu": "QUEUED"})
+
+
+async def test_one_that_cannot_be_settled_with_the_others_keeps_none_of_them(bench: Bench) -> None:
+    flow = bench.workflow({"id": "s", "component": "gate"}, concurrency={"limit": 1, "overflow": "reject"})
+    note = bench.one("note", id="note")
+    async with bench.manager(max_jobs=1, max_preemptions=0) as jobs:
+        await jobs.create_job(flow, start=True)
+        await bench.gate().wait_entered()
+        refused, other = await jobs.create_job(flow), await jobs.create_job(note)
+        asked = Request("start:1", "start", None, None, bench.clock.now_us(), {})  # by somebody who has gone
+        held = await jobs.store.hold(refused, "somebody", asked)
+        assert held is not None and held.claim is not None
+        await jobs.store.release(held.claim)
+        assert await jobs.set_priorities("HIGH", ids=[refused, other]) == 2
+        for job_id in (refused, other):
+            await seen(jobs, job_id, "job.priority_changed")
+        await jobs.cancel_job(other)
+        assert await final(jobs, other) == "CANCELLED"
+        bench.open_gates()
+
+
+async def test_new_priority_of_no_jobs_changes_none(bench: Bench, jobs: JobManager) -> None:
+    job_id = await jobs.create_job(bench.one("note"))
+    assert await jobs.set_priorities("HIGH", ids=[]) == 0
+    with pytest.raises(ValueError, match="Say which jobs"):
+        await jobs.set_priorities("HIGH")
+    assert (await jobs.get_summary(job_id)).priority == "MEDIUM"
+    assert await jobs.set_priorities("HIGH", filters={}) == 1
 
 
 async def test_workflow_says_the_priority_unless_the_job_does(bench: Bench, jobs: JobManager) -> None:

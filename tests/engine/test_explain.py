@@ -188,6 +188,55 @@ async def test_job_that_made_room_says_for_whom(bench: Bench) -> None:
         assert (await jobs.explain(urgent)).stays[0].preempted == low
 
 
+async def test_limit_that_is_not_full_blocks_nobody(bench: Bench, jobs: JobManager) -> None:
+    wide = bench.workflow({"id": "s", "component": "gate"}, concurrency=50)
+    for _ in range(12):
+        await jobs.create_job(wide, start=True)
+    await bench.gate().wait_entered(12)
+    replacing = bench.workflow(
+        {"id": "s", "component": "gate"}, id="replacing", concurrency={"limit": 1, "overflow": "replace"}
+    )
+    await jobs.create_job(replacing, start=True)
+    await bench.gate().wait_entered(13)
+    for flow in (wide, replacing):
+        await explained(jobs, await jobs.create_job(flow), "start")
+    bench.open_gates()
+
+
+async def test_job_that_is_short_of_what_it_has_itself_is_not_to_be_cancelled(bench: Bench) -> None:
+    item = {"id": "s", "component": "gate", "resources": {"gpu": 1}}
+    flow = bench.workflow({"id": "each", "foreach": [1, 2, 3], "steps": [item]})
+    async with bench.manager(resources={"gpu": 1}) as jobs:
+        job_id = await jobs.create_job(flow, start=True)
+        await bench.gate().wait_entered()
+        found = await explained(jobs, job_id, "resource")
+        assert found.blockers[0].command is None
+        bench.open_gates()
+
+
+async def test_worker_that_a_job_will_want_is_named_before_it_is_started(bench: Bench, jobs: JobManager) -> None:
+    flow = bench.one("note", resources={"gpu": 8})
+    async with bench.manager(worker=False) as creator:
+        found = await explained(creator, await creator.create_job(flow), "start", "worker")
+        assert found.blockers[1].message == "No worker that lives has 8 gpu (the most is 0)."
+
+
+async def test_paused_component_does_not_block_a_job_that_can_do_something_else(bench: Bench, jobs: JobManager) -> None:
+    """A try that is to come, say."""
+    retry = {"max_attempts": 3, "delay_seconds": 600}
+    failing = {"id": "a", "component": "fail", "retry": retry}
+    branches = {"x": [failing], "y": [{"id": "b", "component": "gate"}, {"id": "c", "component": "note"}]}
+    job_id = await jobs.create_job(bench.workflow({"id": "p", "parallel": branches}), start=True)
+    await seen(jobs, job_id, "attempt.failed")
+    await bench.gate().wait_entered()
+    await jobs.pause_job(job_id)
+    await seen(jobs, job_id, "job.pause_requested")
+    bench.open_gates()
+    await jobs.wait_paused(job_id)
+    await jobs.pause_component("note")
+    assert "paused" not in kinds(await jobs.explain(job_id))
+
+
 # ── what is named is what blocks ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -14,7 +14,9 @@ from openagents_json.errors import InvalidSettings, StoreUnavailable
 from openagents_json.ids import short_id
 from openagents_json.job.engine.admission import Needs
 from openagents_json.job.engine.telling import TELL_S
+from openagents_json.job.engine.worker import POLL_S
 from openagents_json.job.store import Commit
+from openagents_json.job.store.shortages import MAX_JOBS
 from openagents_json.workflow.plan import Node
 from tests.engine.support import SAFETY_S, Bench, final, history, on_every_store, seen, until, vanish
 
@@ -87,6 +89,37 @@ async def test_nothing_is_told_of_steps_that_wait_for_a_moment(bench: Bench) -> 
         late = await begun(jobs, held(bench, "b", {"gpu": 1}))
         await bench.pass_time(0.5)
         assert await jobs.store.read_shortages(late) == []
+        bench.open_gates()
+
+
+@several
+async def test_what_was_told_is_taken_back_also_after_the_worker_registered_again(bench: Bench) -> None:
+    async with bench.manager(resources={"gpu": 1}) as jobs:
+        await begun(jobs, held(bench, "a", {"gpu": 1}))
+        await bench.gate("a").wait_entered()
+        second = await begun(jobs, held(bench, "b", {"gpu": 1}))
+        await bench.pass_time(TELL_S)
+        await bench.until_async(lambda: jobs.store.read_shortages(second), bool)
+        bench.components.registry.register(lambda: None, "late")
+        await bench.pass_time(POLL_S)
+        bench.gate("a").open()
+        await bench.gate("b").wait_entered()
+        await bench.pass_time(TELL_S)
+        await bench.until_async(lambda: jobs.store.read_shortages(second), lambda found: not found)
+        bench.open_gates()
+
+
+async def test_short_waits_in_front_do_not_hide_the_long_ones(bench: Bench) -> None:
+    flow = held(bench, "a", {"gpu": 1})
+    async with bench.manager(resources={"gpu": 1}) as jobs:
+        await begun(jobs, flow)
+        await bench.gate("a").wait_entered()
+        patient = await begun(jobs, flow, priority="LOW")
+        await bench.pass_time(TELL_S - 0.5)
+        for _ in range(MAX_JOBS):
+            await begun(jobs, flow, priority="HIGH")
+        await bench.pass_time(0.5)
+        await bench.until_async(lambda: jobs.store.read_shortages(patient), bool)
         bench.open_gates()
 
 

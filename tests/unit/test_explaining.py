@@ -51,7 +51,7 @@ def facts(
     }
     began = [NOW - timedelta(seconds=ago) for ago in starts]
     required = next((wait["components"] for wait in waits if wait["kind"] == "worker"), ())
-    return Facts("flow/1234", found, required, place, 3_600.0, workers, began, NOW)
+    return Facts("job-1234", "flow/1234", found, required, place, 3_600.0, workers, began, NOW)
 
 
 def place(ahead: int, rank: int = 1, room_by: str | None = None, *, sooner_us: int = 0) -> QueuePlace:

@@ -438,13 +438,15 @@ class JobManager:
         priority: str | JobPriority,
         *,
         filters: Mapping[str, Any] | None = None,
-        ids: Sequence[str] = (),
+        ids: Sequence[str] | None = None,
         by: str | None = None,
         reason: str | None = None,
     ) -> int:
-        """`set_priority` of many jobs, many in a transaction: of those that fit the filters of `list_jobs`, or those of
-        these ids; how many have it now, or will when their workers have heard of it. Jobs that have ended, and ids of
-        none, are passed over. `InvalidQuery`."""
+        """`set_priority` of many jobs, many in a transaction: of those that fit the filters of `list_jobs` ({}: all),
+        or those of these ids; how many have it now, or will when their workers have heard of it. Jobs that have ended,
+        and ids of none, are passed over. `InvalidQuery`."""
+        if (filters is None) == (ids is None):
+            raise ValueError("Say which jobs: filters=… or ids=….")
         check_reason(reason)
         self._check_open()
         payload = {"priority": str(priority_of(priority))}

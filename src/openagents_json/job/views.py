@@ -17,7 +17,7 @@ from openagents_json.job.store.pauses import Pause
 from openagents_json.job.store.records import Request, StoredWorker
 from openagents_json.job.store.rules import SUSPECT_DEATHS, serves
 from openagents_json.job.store.shortages import Short
-from openagents_json.resources import Offers, amount_of, components_of, parts_of
+from openagents_json.resources import Offers, amount_of, components_of, occupied, parts_of, requirement
 
 STEPS_SHOWN = 1_000  # of a detailed status
 _QUIET = (StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.CANCELLED)
@@ -107,6 +107,7 @@ def status_of(
         "step_counts": {
             str(status): count for status, count in Counter(run.status for run in state.runs.values()).items()
         },
+        "requires": [] if state.status == JobStatus.RUNNING or state.is_final else list(_required_next(state)),
         "waiting_for": _waiting_for(state, workers, limit, pauses, blocked, short),
         "requests": _requests(state, requests),
         "resources": [_resource(resource) for resource in state.ledger.values()],
@@ -160,10 +161,12 @@ def _waiting_for(
         waits.append({"kind": "start", "at": _moment(state.start_at_us)})
     held_up = _pauses_of(state, pauses)
     waits += [_paused(pause) for pause in held_up]
-    if limit is not None and not limit.has_slot and (state.status == JobStatus.QUEUED or limit.is_full):
+    is_queued = state.status == JobStatus.QUEUED
+    is_at_rest = not state.is_final and state.status != JobStatus.RUNNING
+    if limit is not None and is_at_rest and not limit.has_slot and (is_queued or limit.is_full):
         waits.append(_slot(limit))
-    elif state.status == JobStatus.QUEUED and not held_up:
-        waits.append(_worker(state, workers))
+    elif is_queued and not held_up:
+        waits.append(worker_wait(state.required, workers, is_alone=state.deaths >= SUSPECT_DEATHS))
     if state.is_final:
         return waits
     waits += [_component_limit(one) for one in blocked if state.status == JobStatus.RUNNING][:STEPS_SHOWN]
@@ -197,23 +200,26 @@ def _pauses_of(state: JobState, pauses: Sequence[Pause]) -> list[Pause]:
     found = [one for one in pauses if one.kind == "workflow" and one.name == state.workflow_id and not is_going_on]
     if state.status != JobStatus.RUNNING:
         paused = {one.name: one for one in pauses if one.kind == "component"}
-        names = _next_components(state) if paused else ()
+        names = components_of(_required_next(state)) if paused else ()
         if names and all(name in paused for name in names):
             found += [paused[name] for name in names]
     return found
 
 
-def _next_components(state: JobState) -> Sequence[str]:
-    """Those with which a worker that takes the job begins; none if it can do something else, or nobody knows."""
-    if state.required:
-        return components_of(state.required)
-    names = set()
+def _required_next(state: JobState) -> Sequence[str]:
+    """What a worker has to meet one of to go on with the job from the queue, as far as can be told of one that is not
+    there; none if every worker can do something for it."""
+    if state.required or state.status == JobStatus.QUEUED:
+        return state.required
+    if state.delayed or state.closing or any(one.is_due for one in state.ledger.values()):
+        return ()
+    required = set()
     for path in state.ready:
-        component = state.node(state.runs[path]).component
-        if component is None or not component.is_constant:
+        node = state.node(state.runs[path])
+        if node.component is None or not node.component.is_constant or node.condition is not None:
             return ()
-        names.add(str(component.source))
-    return sorted(names)
+        required.add(requirement(str(node.component.source), occupied(node.step.resources)))
+    return sorted(required)
 
 
 def _paused(pause: Pause) -> dict[str, Any]:
@@ -281,16 +287,16 @@ def _slot(stored: StoredLimit) -> dict[str, Any]:
     return {"kind": "limit", "key": limit.value, "limit": limit.limit, "held_by": list(stored.held_by)}
 
 
-def _worker(state: JobState, workers: Sequence[StoredWorker]) -> dict[str, Any]:
-    """What a QUEUED job waits for: {"kind": "worker", "components", "workers"}: one with one of these components (any
-    one if there are none), and how many such workers there are. "alone": True if it is run with nothing beside it.
-    "resources" if no such worker has enough: see `_lacking`."""
+def worker_wait(required: Sequence[str], workers: Sequence[StoredWorker], *, is_alone: bool = False) -> dict[str, Any]:
+    """What a job waits for that wants a worker: {"kind": "worker", "components", "workers"}: one with one of these
+    components (any one if there are none), and how many such workers there are. "alone": True if it is run with nothing
+    beside it. "resources" if no such worker has enough: see `_lacking`."""
     offers = [one.info.offers for one in workers if one.info.max_jobs]
-    able = sum(serves(one, state.required) for one in offers)
-    wait: dict[str, Any] = {"kind": "worker", "components": components_of(state.required), "workers": able}
-    if not able and (lacking := _lacking(state.required, offers)):
+    able = sum(serves(one, required) for one in offers)
+    wait: dict[str, Any] = {"kind": "worker", "components": components_of(required), "workers": able}
+    if not able and (lacking := _lacking(required, offers)):
         wait["resources"] = lacking
-    return wait | {"alone": True} if state.deaths >= SUSPECT_DEATHS else wait
+    return wait | {"alone": True} if is_alone else wait
 
 
 def _lacking(required: Sequence[str], offers: Sequence[Offers]) -> list[dict[str, Any]]:

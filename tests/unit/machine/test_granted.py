@@ -110,3 +110,19 @@ def test_of_thousands_with_the_same_limit_only_the_first_ones_ask_in_a_turn() ->
     drive.tick()
     assert sorted(drive.called) == sorted([paths[0], "t"])
     assert leave.asked[-1] == paths[ALIKE_ASKED], "one more has moved up"
+
+
+def test_limits_of_a_component_that_comes_late_are_heeded() -> None:
+    """What nobody knew when the attempt was prepared is asked when the component is there."""
+    leave = Leave("t")
+    drive = drive_with(leave, flow(step("s", 1), step("t", 2), step("other", 3, component="b")), claim=False)
+    drive.missing = {"a"}
+    drive.claim()
+    assert (drive.called, leave.asked) == ([], ["other"])
+    assert [value for _, value in leave.inputs] == [{"value": 3}]
+    drive.missing = set()
+    drive.tick()
+    assert (drive.called, leave.asked[1:]) == (["t"], ["s", "t", "other"])
+    leave.paths |= {"s"}
+    drive.tick()
+    assert drive.called == ["t", "s"]

@@ -77,6 +77,45 @@ def test_so_many_alike_are_asked_in_a_turn() -> None:
         assert len(offered(startable, {"a": False, "b": False})) == ALIKE_ASKED + 1
 
 
+def test_none_comes_before_others_that_fall_under_the_same_limits() -> None:
+    startable, asked = Startable(), list[str]()
+
+    def prepare(entry: Entry) -> bool:
+        entry.kind = entry.path.partition(".")[0], "", "the same"
+        return True
+
+    def ask(entry: Entry) -> Reply:
+        asked.append(entry.path)
+        return False
+
+    for path in [*(f"a.{number}" for number in range(ALIKE_ASKED + 5)), "b.1"]:
+        startable.add(path)
+    for _ in range(2):  # new ones, and then those that were prepared
+        startable.offer(prepare, ask)
+        assert asked == [f"a.{number}" for number in range(ALIKE_ASKED)]
+        asked.clear()
+
+
+def test_kind_may_become_known_when_the_step_is_asked() -> None:
+    startable, asked = Startable(), list[str]()
+
+    def prepare(entry: Entry) -> bool:
+        entry.kind = "a", "", None
+        return True
+
+    def ask(entry: Entry) -> Reply:
+        asked.append(entry.path)
+        entry.kind = "a", "", entry.path[-1]
+        return False
+
+    for number in range(3):
+        startable.add(f"a.{number}")
+    startable.offer(prepare, lambda entry: NONE_ALIKE)
+    for _ in range(2):
+        startable.offer(prepare, ask)
+    assert asked == ["a.0", "a.1", "a.2"] * 2 and list(startable) == ["a.0", "a.1", "a.2"]
+
+
 def test_step_is_prepared_once_and_goes_if_it_is_not_wanted() -> None:
     startable = filled("a.1", "unwanted.1")
     asker = Asker()

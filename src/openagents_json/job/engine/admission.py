@@ -220,9 +220,12 @@ class Admission(Generic[Waiter]):
         """Whether it has steps that wait."""
         return waiter in self._waits
 
-    def first_waiting(self, limit: int) -> list[Waiter]:
-        """Those that have steps that wait, the first ones, in order."""
-        return heapq.nsmallest(limit, self._waits, key=lambda waiter: waiter.standing)
+    def first_waiting(self, limit: int, since_us: int) -> list[Waiter]:
+        """Those that have steps that have waited since then, the first ones, in order."""
+        patient = (
+            waiter for waiter, waits in self._waits.items() if any(one.since_us <= since_us for one in waits.values())
+        )
+        return heapq.nsmallest(limit, patient, key=lambda waiter: waiter.standing)
 
     def why(self, waiter: Waiter) -> tuple[Short, ...]:
         """What the steps of a job that were refused are short of, as it is now; each resource once, for the first step

@@ -29,6 +29,7 @@ Refused = list[tuple[Requested, JobError]]
 
 _NOTHING_STARTS = Terms()
 
+SETTLED_AT_ONCE = 16  # of many jobs, in one turn of the event loop
 SETTLE_TRIES = 100  # requests may come faster than they are settled, but not for ever
 
 
@@ -70,7 +71,9 @@ class Settler:
         """Settle the undrained requests of many jobs, many commits in a transaction. Those that it did not come to
         that with are returned, still with their leases: the caller settles them, one by one. Raises nothing."""
         commits, decided, left = [], [], []
-        for claim in claims:
+        for number, claim in enumerate(claims, 1):
+            if number % SETTLED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # folding many histories in one go would hold up everything else
             try:
                 state = self._plans.fold(await self._plans.get(claim.definition_hash), claim.snapshot, claim.events)
                 previous = state.status
@@ -84,7 +87,7 @@ class Settler:
             decided.append((state, decision))
         try:
             errors: Sequence[BaseException | None] = await self.leases.commit_all(commits)
-        except StoreError as failure:
+        except Exception as failure:
             errors = [failure] * len(commits)
         for commit, (state, decision), error in zip(commits, decided, errors, strict=True):
             if error is None:

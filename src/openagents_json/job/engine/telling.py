@@ -19,22 +19,19 @@ class Telling:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._told: Shortages = {}
+        self._told: Shortages | None = {}  # None: nobody knows what the store has
 
     def forget(self) -> None:
         """The store may have forgotten what it was told."""
-        self._told = {}
+        self._told = None
 
     async def tell(self) -> None:
         """A loop of the worker. Nothing is written while nothing has changed."""
         worker = self._worker
         await worker.clock.sleep(TELL_S)
         until_us = worker.clock.now_us() - PATIENCE_US
-        found = {}
-        for runner in worker.admission.first_waiting(MAX_JOBS):
-            short = worker.admission.why(runner)
-            if any(one.since_us <= until_us for one in short):
-                found[runner.job_id] = list(short)
+        waiting = worker.admission.first_waiting(MAX_JOBS, until_us)
+        found = {runner.job_id: list(short) for runner in waiting if (short := worker.admission.why(runner))}
         if found != self._told:
             await worker.store.tell_shortages(worker.id, found)
             self._told = found

@@ -31,9 +31,10 @@ Entry = Mapping[str, Any]
 class Facts:
     """What is known of a job and its surroundings. `name` is what commands take for its id."""
 
+    job_id: str
     name: str
     status: Mapping[str, Any]  # as `get_job_status` gives it
-    required: Sequence[str]  # of a worker, while it is QUEUED; it has to meet one of these
+    required: Sequence[str]  # of a worker, while it may come into the queue; it has to meet one of these
     place: QueuePlace | None
     aging_s: float
     workers: Sequence[StoredWorker]
@@ -91,12 +92,10 @@ def _late(retry: Entry) -> str:
 
 
 def _queue(facts: Facts) -> Blocker | None:
-    """Who stands before it, or that every slot is taken, or that no worker lives. None if it is none of that, or is
-    said already."""
+    """Who stands before it, or that every slot is taken. None if it is not the queue that it waits for."""
     place, able = facts.place, able_workers(facts)
     if not able:
-        is_said = facts.status["status"] == JobStatus.QUEUED
-        return None if is_said else Blocker("worker", "No worker lives.", command="openagents worker")
+        return None
     since = details = None
     if place is not None:
         since, details = as_datetime(place.queued_us), {"ahead": place.ahead, "room_by": place.room_by}
@@ -169,9 +168,11 @@ def _resource(wait: Entry, facts: Facts) -> Said:
     come = "comes" if len(wait["ahead"]) == 1 else "come"
     first = f" Before it {come} {ahead}." if ahead else ""
     free = f"{wait['free']:g} of {wait['capacity']:g} is free"
-    command = f"openagents jobs cancel {wait['held_by'][0]}" if held else None
-    if ahead:
+    command = None
+    if any(job_id != facts.job_id for job_id in wait["ahead"]):
         command = f"openagents jobs priority {facts.name} CRITICAL"
+    elif other := next((job_id for job_id in wait["held_by"] if job_id != facts.job_id), None):
+        command = f"openagents jobs cancel {other}"
     return f"A step needs {wait['need']:g} {wait['resource']}, and {free} for it.{who}{first}", command
 
 

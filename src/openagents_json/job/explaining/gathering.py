@@ -22,6 +22,7 @@ from openagents_json.job.explaining.past import overtaker, stays_in
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store import JobStore
 from openagents_json.job.store.query import build_query
+from openagents_json.job.views import worker_wait
 
 BEFORE_SHOWN = 10  # jobs before it in the queue, and jobs that began before it
 STARTS_SEEN = 20  # of other jobs, for the estimate
@@ -39,13 +40,18 @@ async def explain_job(store: JobStore, clock: Clock, ask_status: AskStatus, job_
             wait["holders"] = await _holders(store, wait["held_by"])
     is_queued = status["status"] == JobStatus.QUEUED
     place = await store.queue_place(job_id, BEFORE_SHOWN) if is_queued else None
+    workers = await store.list_workers() if status["status"] in MAY_COME_NEXT else ()
+    if status["status"] in MAY_COME_NEXT and not is_queued:  # of a QUEUED job the status says it
+        wait = worker_wait(status["requires"], workers)
+        status["waiting_for"] += [] if wait["workers"] else [wait]
     facts = Facts(
+        job_id=job_id,
         name=f"{status['workflow_id']}/{short_id(job_id)}",
         status=status,
-        required=await _required(store, job_id) if is_queued else (),
+        required=status["requires"],
         place=place,
         aging_s=store.aging_s,
-        workers=await store.list_workers() if status["status"] in MAY_COME_NEXT else (),
+        workers=workers,
         starts=[] if place is None else await _starts(store),
         now=as_datetime(clock.now_us()),
     )
@@ -63,11 +69,6 @@ async def explain_job(store: JobStore, clock: Clock, ask_status: AskStatus, job_
         stays=tuple(stays[-STAYS_SHOWN:]),
         overtaken_by=() if stay is None or stay.began_at is None else tuple(await _overtakers(store, job_id, stay)),
     )
-
-
-async def _required(store: JobStore, job_id: str) -> Sequence[str]:
-    summary = await store.read_summary(job_id)
-    return () if summary is None else summary.requires
 
 
 async def _holders(store: JobStore, job_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -32,20 +32,32 @@ def start(turn: Turn) -> bool:
             return False
         return True
 
-    turn.state.startable.offer(prepare, partial(_ask, turn))
+    def ask(entry: Entry) -> Reply:
+        nonlocal failed
+        if (run := _run_of(turn, entry)) is None:
+            return True
+        try:
+            return _ask(turn, run, entry)
+        except ExpressionError as error:
+            fail(turn, run, expression_info(error, run))
+            failed = True
+            return True
+
+    turn.state.startable.offer(prepare, ask)
     return failed
 
 
-def _ask(turn: Turn, entry: Entry) -> Reply:
+def _ask(turn: Turn, run: StepRun, entry: Entry) -> Reply:
     """Start it if it may start now. True: it is gone from those that wait."""
     assert entry.kind is not None
-    _, component, caps = entry.kind
-    if (run := _run_of(turn, entry)) is None:
-        return True
+    step_id, component, caps = entry.kind
     node = turn.state.node(run)
     if (required := _required_elsewhere(turn, component, node)) is not None:
         turn.elsewhere[entry.kind] = required
         return NONE_ALIKE
+    if caps is None:
+        caps = turn.terms.caps(component, partial(_open_inputs, turn, run, entry.data, entry.inputs))
+        entry.kind = step_id, component, caps
     if caps and not turn.terms.granted(run, caps):
         return False  # those behind it say that they wait, too
     reply = turn.terms.admit(component, node)
@@ -85,8 +97,10 @@ def _prepare(turn: Turn, run: StepRun, entry: Entry) -> None:
         "component": run.component or allowed_name(node, node.component, names, "component"),
     }
     entry.inputs = _render_inputs(turn, node, names, data) if run.attempt == 0 else None
-    caps = turn.terms.caps(data["component"], partial(_open_inputs, turn, run, data, entry.inputs))
-    entry.kind = run.step_id, data["component"], caps
+    component, caps = data["component"], None
+    if turn.terms.has(component):
+        caps = turn.terms.caps(component, partial(_open_inputs, turn, run, data, entry.inputs))
+    entry.kind = run.step_id, component, caps
 
 
 def _open_inputs(turn: Turn, run: StepRun, data: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:

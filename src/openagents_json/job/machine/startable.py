@@ -14,9 +14,12 @@ from typing import Any
 
 import msgspec
 
-ALIKE_ASKED = 256  # of those alike, so many hear "not this one" in a turn; then the others wait with them
+# Of those that fall under the same limits, so many hear "not this one" in a turn; then the others wait with them, so
+# that none behind comes before them.
+ALIKE_ASKED = 256
 
-# What makes steps alike: step, component, and the limits of the component that the attempt falls under.
+# What makes steps alike: step, component, and the limits of the component that the attempt falls under; None as long as
+# these are not known, since the component is missing.
 Kind = tuple[str, str, Hashable]
 
 
@@ -32,6 +35,10 @@ NONE_ALIKE = NoneAlike()
 # What a step hears that asks to start: True: it does. False: not this one now. NONE_ALIKE: none of its kind. None: no
 # step at all.
 Reply = bool | NoneAlike | None
+
+
+# How many of a kind are to wait, or of those that fall under the same limits.
+Passed = dict[Hashable, int]
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -98,13 +105,13 @@ class Startable(msgspec.Struct, gc=False):
     def offer(self, prepare: Callable[[Entry], bool], ask: Callable[[Entry], Reply]) -> None:
         """Offer one after the other; whoever starts is gone. `prepare` is called once for each and gives it its kind;
         it is false when the step is not to start any more. Neither of the two adds any."""
-        passed: dict[Kind | None, int] = {}  # how many of a kind are to wait
+        passed: Passed = {}
         if (not self._kinds or self._offer_prepared(passed, ask)) and self._new is not None:
             self._offer_new(self._new, passed, prepare, ask)
             if not self._new:
                 self._new = None
 
-    def _offer_prepared(self, passed: dict[Kind | None, int], ask: Callable[[Entry], Reply]) -> bool:
+    def _offer_prepared(self, passed: Passed, ask: Callable[[Entry], Reply]) -> bool:
         """Those that have waited in an earlier turn. Whether more may be offered."""
         kinds, kept = self._kinds, list[Entry]()
         # Of each kind the number of its first. Numbers differ, so that no two kinds are compared.
@@ -114,17 +121,20 @@ class Startable(msgspec.Struct, gc=False):
         try:
             while heads and goes_on:
                 kind = heads[0][1]
+                if _is_passed(kind, passed):
+                    heapq.heappop(heads)
+                    continue
                 entry = kinds[kind].popleft()
                 if self._is_live(entry):
                     kept.append(entry)  # before anything can fail
                     goes_on = self._offer_one(kept, passed, ask)
-                if kinds[kind] and passed.get(kind, 0) < ALIKE_ASKED:
+                if kinds[kind]:
                     heapq.heapreplace(heads, (kinds[kind][0].number, kind))
                 else:
                     heapq.heappop(heads)
         finally:
             for entry in reversed(kept):
-                kinds[entry.kind].appendleft(entry)
+                kinds.setdefault(entry.kind, deque()).appendleft(entry)  # its kind may have become known
             for kind in [kind for kind, group in kinds.items() if not group]:
                 del kinds[kind]
         return goes_on
@@ -132,7 +142,7 @@ class Startable(msgspec.Struct, gc=False):
     def _offer_new(
         self,
         new: deque[Entry],
-        passed: dict[Kind | None, int],
+        passed: Passed,
         prepare: Callable[[Entry], bool],
         ask: Callable[[Entry], Reply],
     ) -> None:
@@ -145,7 +155,7 @@ class Startable(msgspec.Struct, gc=False):
                 new.popleft()
                 if is_wanted:
                     kept.append(entry)
-                    if passed.get(entry.kind, 0) < ALIKE_ASKED:
+                    if not _is_passed(entry.kind, passed):
                         goes_on = self._offer_one(kept, passed, ask)
                 elif self._is_live(entry):
                     self.discard(entry.path)
@@ -153,7 +163,7 @@ class Startable(msgspec.Struct, gc=False):
             for entry in kept:
                 self._kinds.setdefault(entry.kind, deque()).append(entry)
 
-    def _offer_one(self, kept: list[Entry], passed: dict[Kind | None, int], ask: Callable[[Entry], Reply]) -> bool:
+    def _offer_one(self, kept: list[Entry], passed: Passed, ask: Callable[[Entry], Reply]) -> bool:
         """Offer the last of those that are kept. Whether more may be offered."""
         entry = kept[-1]
         reply = ask(entry)
@@ -161,8 +171,21 @@ class Startable(msgspec.Struct, gc=False):
             kept.pop()
             self.discard(entry.path)
         elif reply is not None:
-            passed[entry.kind] = ALIKE_ASKED if reply is NONE_ALIKE else passed.get(entry.kind, 0) + 1
+            if reply is NONE_ALIKE:
+                passed[entry.kind] = ALIKE_ASKED
+            else:
+                alike = _limits_of(entry.kind)
+                passed[alike] = passed.get(alike, 0) + 1
         return reply is not None
 
     def _is_live(self, entry: Entry) -> bool:
         return self._entries.get(entry.path) is entry
+
+
+def _limits_of(kind: Kind | None) -> Hashable:
+    """By what those are counted that hear "not this one": the limits that they fall under, or else their kind."""
+    return kind[2] if kind is not None and kind[2] else kind
+
+
+def _is_passed(kind: Kind | None, passed: Passed) -> bool:
+    return bool(passed) and (passed.get(kind, 0) >= ALIKE_ASKED or passed.get(_limits_of(kind), 0) >= ALIKE_ASKED)

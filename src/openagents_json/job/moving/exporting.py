@@ -72,7 +72,7 @@ async def export_jobs(
     build_query(query)
     with _opened(target) as file:
         writing = _Writing(store, file, Masker(secrets or EnvironmentSecrets()))
-        done = await writing.all(chosen(store, query, ids))
+        done = await writing.all(chosen(store, query, ids or None))
         if isinstance(target, Path):
             await asyncio.to_thread(os.fsync, file.fileno())
     return done

@@ -12,13 +12,17 @@ PAGE = 100  # jobs of a listing
 ORDER = "created_at"
 
 
-async def chosen(store: JobStore, filters: Mapping[str, Any] | None, ids: Sequence[str]) -> AsyncIterator[str]:
-    """The ids if there are any; else those of the jobs that fit the filters of `JobManager.list_jobs`, the oldest
+async def chosen(
+    store: JobStore, filters: Mapping[str, Any] | None, ids: Sequence[str] | None = None
+) -> AsyncIterator[str]:
+    """The ids, if they are given; else those of the jobs that fit the filters of `JobManager.list_jobs`, the oldest
     first, without jobs that come while this goes on. `InvalidQuery`."""
-    for job_id in dict.fromkeys(ids):
-        yield job_id
+    if ids is not None:
+        for job_id in dict.fromkeys(ids):
+            yield job_id
+        return
     build_query(filters)
-    newest = [] if ids else await store.list_jobs(build_query(limit=1))
+    newest = await store.list_jobs(build_query(limit=1))
     cursor = None
     while newest:
         page = await store.list_jobs(build_query(filters, order=ORDER, limit=PAGE, cursor=cursor))

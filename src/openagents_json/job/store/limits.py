@@ -65,8 +65,8 @@ class StoredLimit:
 
     @property
     def is_full(self) -> bool:
-        """Whether all slots of its key are taken, as far as `held_by` shows."""
-        return len(self.held_by) >= min(self.limit.limit, HOLDERS_SHOWN)
+        """Whether `held_by` shows that all slots of its key are taken, and none would make way."""
+        return len(self.held_by) >= self.limit.limit and self.limit.overflow != "replace"
 
 
 def limit_key(workflow_id: str, value: Any = ALL_JOBS) -> str:

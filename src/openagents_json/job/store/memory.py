@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 
 from openagents_json.clock import Clock, SystemClock
-from openagents_json.errors import LeaseLost, RequestsPending, StoreError
+from openagents_json.errors import LeaseLost, OpenAgentsError, RequestsPending, StoreError
 from openagents_json.job.events import Event
 from openagents_json.job.model import ErrorInfo, JobStatus, JobSummary
 from openagents_json.job.store.arrival import DEFAULT_AGING_S, place_us
@@ -416,7 +416,7 @@ class MemoryJobStore(JobStore):
             try:
                 await self.commit(one)
                 errors.append(None)
-            except StoreError as error:
+            except OpenAgentsError as error:
                 errors.append(error)
         return errors
 

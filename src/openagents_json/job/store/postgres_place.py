@@ -29,8 +29,8 @@ _SETTINGS = {
 }
 # Statements that write are planned once, often for tables that are still empty, so the plans must not depend on that:
 # look up by index, one row after the other, in the order in which they are given. That is the order of the locks, too.
-# Where a statement updates jobs that it has found, it does so by `key = ANY (ARRAY(SELECT key FROM …))`: a join may be
-# begun with the jobs, if the server takes them to be few.
+# Where a statement looks for jobs and updates those that it has found, it does so by `key = ANY (ARRAY(SELECT key FROM
+# …))`: a join may be begun with all the jobs, if the server takes them to be few.
 _WRITER_SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",

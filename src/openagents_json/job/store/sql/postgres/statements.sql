@@ -395,9 +395,9 @@ found AS MATERIALIZED (
       AND jobs.requires = queue.requires
     ORDER BY sort_at, key LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED) AS one
 )
-UPDATE jobs SET aside = TRUE FROM found
-WHERE jobs.key = found.key AND NOT found.cancel_requested AND found.workflow_id IN (SELECT name FROM paused)
-RETURNING jobs.key;
+UPDATE jobs SET aside = TRUE WHERE key = ANY (ARRAY(
+  SELECT key FROM found WHERE NOT cancel_requested AND workflow_id IN (SELECT name FROM paused)))
+RETURNING key;
 
 -- name: put_back
 -- A workflow goes on, whose pause was taken away before.
@@ -518,7 +518,8 @@ WITH next AS (
   AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = jobs.owner AND NOT has_left)
   ORDER BY owner LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next WHERE jobs.key = next.key
+UPDATE jobs SET owner = $1, epoch = epoch + 1 FROM next
+WHERE jobs.key = next.key AND jobs.key = ANY (ARRAY(SELECT key FROM next))
 RETURNING jobs.key, next.owner AS previous;
 
 -- name: lease
@@ -899,8 +900,8 @@ WITH free AS MATERIALIZED (
   SELECT one.* FROM unnest($1::bigint[]) AS given (key), LATERAL (
     SELECT key, status, owner, slot FROM jobs WHERE jobs.key = given.key FOR NO KEY UPDATE SKIP LOCKED) AS one
 )
-UPDATE jobs SET slot = FALSE FROM free
-WHERE jobs.key = free.key AND free.status = 'QUEUED' AND free.owner IS NULL AND free.slot RETURNING jobs.key;
+UPDATE jobs SET slot = FALSE
+WHERE key = ANY (ARRAY(SELECT key FROM free WHERE status = 'QUEUED' AND owner IS NULL AND slot)) RETURNING key;
 
 -- name: slots_give
 -- Blocked jobs get a slot: from now on claims find them.
@@ -908,8 +909,8 @@ WITH blocked AS MATERIALIZED (
   SELECT one.* FROM (SELECT unnest($1::bigint[]) AS key ORDER BY 1) AS given, LATERAL (
     SELECT key, status, slot FROM jobs WHERE jobs.key = given.key FOR NO KEY UPDATE) AS one
 )
-UPDATE jobs SET slot = TRUE FROM blocked
-WHERE jobs.key = blocked.key AND blocked.status = 'QUEUED' AND NOT blocked.slot RETURNING jobs.key;
+UPDATE jobs SET slot = TRUE
+WHERE key = ANY (ARRAY(SELECT key FROM blocked WHERE status = 'QUEUED' AND NOT slot)) RETURNING key;
 
 -- name: replaced_put
 -- The request by which jobs make way for a newer one; a job is asked once. Their rows are locked, so that none of them
