@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -249,13 +251,13 @@ async def test_compensation_goes_on_in_the_next_worker(bench: Bench) -> None:
     async with bench.manager(stop_timeout_s=0.1, shutdown_grace_s=0.1) as jobs:
         job_id = await jobs.create_job(flow, start=True)
         await bench.gate().wait_entered()
-        closing = jobs.close()
-        import asyncio
-
-        task = asyncio.create_task(closing)
-        while not task.done():
-            await bench.pass_time(0.2)
-        await task
+        closing = asyncio.create_task(jobs.close())
+        until = bench.clock.now() + timedelta(minutes=5)  # then the compensation would still have time
+        while not closing.done():
+            if bench.clock.now() < until:
+                bench.clock.advance(0.1)
+            await asyncio.sleep(0)
+        await closing
     bench.gate().open()
     async with bench.manager() as jobs:
         assert await final(jobs, job_id) == "FAILED"
