@@ -340,18 +340,19 @@ ORDER BY leak.place;
 -- name: claim
 -- The queue: jobs that nobody holds, by virtual arrival time, without those that are blocked; those that require what
 -- the worker does not have are left to others. There is a queue for each set of requirements ($5: at most so many are
--- looked at), found from index entry to index entry. What was found is locked, so the update repeats no condition: with
+-- looked at), found from index entry to index entry, from the end: in front of each queue stand the dead entries of those
+-- that were claimed since the last VACUUM. What was found is locked, so the update repeats no condition: with
 -- one, the planner would look for it in the whole queue. Jobs of paused workflows are found and not leased: whoever
 -- gets one back sets it aside, and asks again. A requirement is a component's name ($4 are the worker's), or that with
 -- the amounts of resources behind a space ($6 are the worker's): `resources.requirement` makes them.
 WITH RECURSIVE sets (requires) AS (
   (SELECT requires FROM jobs
    WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $3
-   ORDER BY requires LIMIT 1)
+   ORDER BY requires DESC LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs
           WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside AND (deaths >= 2) = $3
-            AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+            AND jobs.requires < sets.requires ORDER BY jobs.requires DESC LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 served AS MATERIALIZED (
@@ -412,10 +413,10 @@ UPDATE jobs SET aside = FALSE WHERE key = ANY (ARRAY(SELECT key FROM ordered));
 -- when the statement is planned, which the index of the queue does not know.
 WITH RECURSIVE sets (requires) AS (
   (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
-   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires LIMIT 1)
+   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires DESC LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires < sets.requires ORDER BY jobs.requires DESC LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 served AS MATERIALIZED (
@@ -443,10 +444,10 @@ ORDER BY one.sort_at, one.key LIMIT 1;
 -- looked at; $3: jobs that are counted).
 WITH RECURSIVE sets (requires) AS (
   (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
-   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires LIMIT 1)
+   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires DESC LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires < sets.requires ORDER BY jobs.requires DESC LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 ),
 place AS MATERIALIZED (
@@ -466,10 +467,10 @@ FROM place;
 -- The first in the queue, whatever they require ($1: sets of requirements that are looked at; $2: so many jobs).
 WITH RECURSIVE sets (requires) AS (
   (SELECT requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE AND NOT aside
-   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires LIMIT 1)
+   AND (deaths >= 2) = (SELECT FALSE) ORDER BY requires DESC LIMIT 1)
   UNION ALL
   SELECT (SELECT jobs.requires FROM jobs WHERE status = 'QUEUED' AND owner IS NULL AND slot IS NOT FALSE
-          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires > sets.requires ORDER BY jobs.requires LIMIT 1)
+          AND NOT aside AND (deaths >= 2) = (SELECT FALSE) AND jobs.requires < sets.requires ORDER BY jobs.requires DESC LIMIT 1)
   FROM sets WHERE sets.requires IS NOT NULL
 )
 SELECT one.id, one.rank, one.sort_at, one.room_by
