@@ -18,7 +18,7 @@ from tests.simulation.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 SAFETY_S = 400.0
-SEEDS = sized(40, 2_500)  # the simulation gets so many to notice a mutant; the rarest takes one of 800
+SEEDS = sized(40, 6_000)  # the simulation gets so many to notice a mutant; the rarest takes about one of 1,000
 FIRST_SEED = 1_000
 NOTICED = [one for one in MUTANTS if one.simulation_notices in (("soon", "late") if is_whole() else ("soon",))]
 
