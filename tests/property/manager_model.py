@@ -13,9 +13,9 @@ from typing import Any
 from openagents_json.errors import InvalidTransition
 from openagents_json.job.events import Event
 from openagents_json.job.machine import (
+    NOTHING_STARTS,
     JobState,
     Requested,
-    Terms,
     Verb,
     allowed_verbs,
     apply,
@@ -126,7 +126,7 @@ class Shadow:
     def next_events(self, asked: Asked, now_us: int) -> list[tuple[str, dict[str, Any]]]:
         """What a verb records on a job that nobody runs and whose inbox is empty."""
         state = fold(self.plan, self.events)
-        decision = decide(state, [asked.as_requested()], now_us, Terms())
+        decision = decide(state, [asked.as_requested()], now_us, NOTHING_STARTS)
         return [(event.type, event.data) for event in decision.events]
 
     async def check_row(self, store: JobStore) -> None:

@@ -63,9 +63,7 @@ def list_(
     """List jobs, the newest first."""
     from openagents_json.cli.listing import Filters, list_jobs
 
-    filters = Filters(
-        tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), error, since, until, order, limit, cursor, share
-    )
+    filters = Filters(status, workflow, tag, error, since, until, order, limit, cursor, share)
     return list_jobs(filters, store, output_of(context, as_json))
 
 
@@ -227,9 +225,7 @@ def priorities(
     from openagents_json.cli.control import set_priorities
     from openagents_json.cli.listing import Filters
 
-    filters = Filters(
-        tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), since=since, until=until, share=share
-    )
+    filters = Filters(status, workflow, tag, since=since, until=until, share=share)
     return set_priorities(level, filters, every, by, reason, store, output_of(context, as_json))
 
 

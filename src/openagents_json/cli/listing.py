@@ -54,9 +54,9 @@ _URGENCY = {
 class Filters:
     """The options of `jobs list`, as given."""
 
-    status: tuple[str, ...] = ()
-    workflow: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+    status: Sequence[str] | None = None
+    workflow: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
     error: str | None = None
     since: str | None = None
     until: str | None = None
@@ -68,7 +68,7 @@ class Filters:
     def query(self, now: datetime) -> dict[str, Any]:
         """The filters of `JobManager.list_jobs`. `UsageProblem` for a time that cannot be read."""
         query: dict[str, Any] = {}
-        if statuses := [one.strip() for given in self.status for one in given.split(",") if one.strip()]:
+        if statuses := [one.strip() for given in self.status or () for one in given.split(",") if one.strip()]:
             query["status"] = statuses
         if self.workflow:
             query["workflow_id"] = list(self.workflow)

@@ -43,7 +43,7 @@ def export(
     from openagents_json.cli.listing import Filters
     from openagents_json.cli.transfer import export_store
 
-    filters = Filters(tuple(status or ()), tuple(workflow or ()), tuple(tag or ()), error, since, until)
+    filters = Filters(status, workflow, tag, error, since, until)
     return export_store(url, file, tuple(jobs or ()), filters, output_of(context, as_json))
 
 

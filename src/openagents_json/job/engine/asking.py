@@ -67,7 +67,7 @@ class Asker:
             if len(batch) == ASKED_AT_ONCE:
                 asked += await self._shielded(batch, verb, by, reason, payload)
                 batch = {}
-        return asked + await self._shielded(batch, verb, by, reason, payload)
+        return asked + (await self._shielded(batch, verb, by, reason, payload) if batch else 0)
 
     def _request(
         self, verb: Verb, by: str | None, reason: str | None, payload: dict[str, Any] | None, key: str | None = None

@@ -16,7 +16,7 @@ from openagents_json.job.engine.exchange import as_requested, commit_of
 from openagents_json.job.engine.leases import Leases
 from openagents_json.job.engine.plans import Plans
 from openagents_json.job.engine.runner import First, Runner
-from openagents_json.job.machine import Decision, Happening, JobState, Requested, Terms, decide
+from openagents_json.job.machine import NOTHING_STARTS, Decision, Happening, JobState, Requested, decide
 from openagents_json.job.model import JobStatus
 from openagents_json.job.store.base import JobStore
 from openagents_json.job.store.limits import REPLACED_BY
@@ -26,8 +26,6 @@ from openagents_json.workflow import Plan
 TakeOver = Callable[[Plan, Claim, tuple[Happening, ...], First], Runner | None]
 
 Refused = list[tuple[Requested, JobError]]
-
-_NOTHING_STARTS = Terms()
 
 SETTLED_AT_ONCE = 16  # of many jobs, in one turn of the event loop
 SETTLE_TRIES = 100  # requests may come faster than they are settled, but not for ever
@@ -152,7 +150,7 @@ class Settler:
         raise StoreError(f"Job {claim.job_id} got new requests {SETTLE_TRIES} times while it was to end.")
 
     def _decide(self, state: JobState, happenings: Iterable[Happening]) -> Decision:
-        return decide(state, happenings, self._clock.now_us(), _NOTHING_STARTS)
+        return decide(state, happenings, self._clock.now_us(), NOTHING_STARTS)
 
 
 def _to_take_in(claim: Claim, refused: Refused) -> list[Requested]:

@@ -340,8 +340,10 @@ class Worker:
             self.slots_changed(state)
         if state.status == JobStatus.QUEUED:
             self.queue_changed()
-        if state.status != JobStatus.RUNNING and (
-            state.deadline_us is not None or state.wake_us is not None or state.start_at_us is not None
+        if (
+            state.status != JobStatus.RUNNING
+            and not state.is_final
+            and (state.deadline_us is not None or state.wake_us is not None or state.start_at_us is not None)
         ):
             self.due_changed()
         if decision.children:

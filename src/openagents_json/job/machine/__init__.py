@@ -36,6 +36,7 @@ from openagents_json.job.machine.state import (
 from openagents_json.job.machine.taking import Takeover, takeover_problems, what_to_take_over
 from openagents_json.job.machine.turn import (
     DEFAULT_CLEANUP_US,
+    NOTHING_STARTS,
     Admit,
     Answer,
     Call,
@@ -52,7 +53,6 @@ from openagents_json.job.machine.turn import (
     Terms,
     error_info,
     no_children,
-    no_slots,
 )
 from openagents_json.job.machine.use import risk_us
 
@@ -61,6 +61,7 @@ __all__ = [
     "FOLD_VERSION",
     "MAX_DEATHS",
     "NONE_ALIKE",
+    "NOTHING_STARTS",
     "PREEMPTED",
     "Admit",
     "Answer",
@@ -112,7 +113,6 @@ __all__ = [
     "new_state",
     "next_due_us",
     "no_children",
-    "no_slots",
     "refuse",
     "risk_us",
     "spent_by",

@@ -18,33 +18,34 @@ from openagents_json.workflow.plan import Node
 
 def start(turn: Turn) -> bool:
     """Start what there is leave for. True when a step failed instead, which has to be looked at."""
-    failed = False
+    has_failed = False
+
+    def give_up(run: StepRun, error: ExpressionError) -> None:
+        nonlocal has_failed
+        fail(turn, run, expression_info(error, run))
+        has_failed = True
 
     def prepare(entry: Entry) -> bool:
-        nonlocal failed
         if (run := _run_of(turn, entry)) is None:
             return False
         try:
             _prepare(turn, run, entry)
         except ExpressionError as error:
-            fail(turn, run, expression_info(error, run))
-            failed = True
+            give_up(run, error)
             return False
         return True
 
     def ask(entry: Entry) -> Reply:
-        nonlocal failed
         if (run := _run_of(turn, entry)) is None:
             return True
         try:
             return _ask(turn, run, entry)
         except ExpressionError as error:
-            fail(turn, run, expression_info(error, run))
-            failed = True
+            give_up(run, error)
             return True
 
     turn.state.startable.offer(prepare, ask)
-    return failed
+    return has_failed
 
 
 def _ask(turn: Turn, run: StepRun, entry: Entry) -> Reply:

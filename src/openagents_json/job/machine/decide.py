@@ -37,6 +37,7 @@ from openagents_json.job.machine.happenings import (
 from openagents_json.job.machine.state import FINALLY, RELEASE, ROOT, UNDO, JobState, StepRun, new_state
 from openagents_json.job.machine.taking import Takeover
 from openagents_json.job.machine.turn import (
+    NOTHING_STARTS,
     Decision,
     Terms,
     Turn,
@@ -49,9 +50,6 @@ from openagents_json.workflow.plan import Plan
 
 _OF_THE_JOB = (ROOT, UNDO, FINALLY, RELEASE)
 MAX_DEATHS = 3  # workers that may die under a job without progress between (guarantee G6)
-
-
-_NO_TERMS = Terms()  # of a turn that only records
 
 
 def create(
@@ -75,7 +73,7 @@ def create(
 ) -> tuple[JobState, list[Any]]:
     """A new job: its state and first events. `inputs` are validated already; `takeover` is of a job that retries.
     `expected_us` is what its attempts are expected to take, for its `share` and its deadline."""
-    turn = Turn(new_state(plan), now_us, _NO_TERMS)
+    turn = Turn(new_state(plan), now_us, NOTHING_STARTS)
     data: dict[str, Any] = {
         "job_id": job_id,
         "workflow_id": plan.workflow.id,

@@ -36,7 +36,6 @@ NONE_ALIKE = NoneAlike()
 # step at all.
 Reply = bool | NoneAlike | None
 
-
 # How many of a kind are to wait, or of those that fall under the same limits.
 Passed = dict[Hashable, int]
 

@@ -164,6 +164,9 @@ class Terms:
     out_of_reach: OutOfReach = lambda component, node: None
 
 
+NOTHING_STARTS = Terms()  # for turns on jobs that no worker runs
+
+
 class Turn:
     """One call of `decide`, at one instant."""
 
