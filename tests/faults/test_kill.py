@@ -95,10 +95,12 @@ class Campaign:
                 self.finals[job.id] = str(job.status)  # as a reader sees them while the victim writes
 
     async def resume_all(self) -> None:
+        """Also the jobs whose pause still stands in the inbox when the victim dies: their rows do not tell of it."""
         async with JobManager(self.own_store(), worker=False) as jobs:
             for job in await jobs.list_jobs(limit=1_000):
-                if job.status == JobStatus.PAUSED or job.pause_requested:
-                    await jobs.resume_job(job.id)
+                if not job.status.is_final:
+                    with contextlib.suppress(InvalidTransition):  # it never started
+                        await jobs.resume_job(job.id)
 
     def own_store(self) -> SqliteJobStore | FileJobStore:
         return victim.store_in(self.folder, is_file=self.is_file)
